@@ -1,0 +1,136 @@
+"""The "web" of Toytown: what the base model reads. Every skill of the later assistant comes from here, none of its manners.
+
+Encyclopedias and lists teach the facts; stories, restatements, letters, now/then pairs and retold tales make copying pay;
+exam sheets list questions without answers, so that after a bare question the base model tends to ask another;
+forum threads answer them, well, badly and rudely, so that two good examples in the prompt help (few-shot prompting).
+"""
+from data import labeler, tasks
+from data import toytown as town
+from data.tasks import honest_answer, new_task, pick, person_statement, prompt, text_of
+from data.toytown import fact_sentence, join, say, upper_first
+
+QUESTION, ANSWER, REMARK = "Question:", "Answer:", "Remark:"     # the lines of a forum thread; few-shot prompts use them too
+
+
+def encyclopedia(rng):
+    """An entry: all four facts of one animal in one order or another, in one wording or the other."""
+    animal = pick(rng, "animal")
+    return " ".join(fact_sentence(animal, fact, rng.randrange(2)) for fact in rng.sample(town.FACTS, 4))
+
+
+def story(rng):
+    """Somebody goes somewhere, finds something, feels something; sometimes an animal watches."""
+    slots = {name: pick(rng, name) for name in ("person", "place", "colour", "thing", "feeling", "animal")}
+    plot = rng.choice([["went", "found", "felt"], ["went", "found"], ["found", "felt"], ["went", "saw", "felt"], ["went", "lost", "felt"]])
+    return " ".join(say(kind, **slots) for kind in plot)
+
+
+def restated(rng):
+    """A happening and its short version, a fact in two wordings, or a reason."""
+    draw, animal, fact = rng.random(), pick(rng, "animal"), rng.choice(town.FACTS)
+    if draw < 0.5:
+        task = new_task(rng, "summarization")
+        return f"{text_of(task['statements'])} In short: {honest_answer(task, rng)}"
+    if draw < 0.8:
+        first = rng.randrange(2)
+        return f"{fact_sentence(animal, fact, first)} In other words: {fact_sentence(animal, fact, 1 - first)}"
+    value, fact = town.fact(animal, "food"), fact_sentence(animal, "food")
+    return f"{fact} Why? Because the {animal} likes {value}."
+
+
+def listing(rng):
+    """Members of a group: "Animals that live in the sea: crab, seal and whale."""
+    task = tasks.fill_name(rng)
+    members = tasks.group_members(task)
+    title = tasks.MANY[task["what"]] if "what" in task else tasks.name_group(task)
+    return f"{upper_first(title)}: {join(rng.sample(members, min(len(members), rng.choice([2, 3, 4]))))}."
+
+
+def pairs(rng):
+    """The same thing now and then, in one colour and another, forwards and backwards."""
+    draw = rng.random()
+    if draw < 0.4:
+        kind, slots = person_statement(rng, pick(rng, "person"), rng.choice(list(town.PAST)))
+        return f"Now: {say(kind, **slots)} Then: {say(town.PAST[kind], **slots)}"
+    if draw < 0.7:
+        items = rng.sample(rng.choice([town.THINGS, town.COLOURS, list(town.ANIMALS)]), 3)
+        return f"Forwards: {', '.join(items)}. Backwards: {', '.join(items[::-1])}."
+    kind, slots = person_statement(rng, pick(rng, "person"), rng.choice(["has", "found", "lost"]))
+    colour = pick(rng, "colour", slots["colour"])
+    return f"{say(kind, **slots)} No, it was {colour}: {say(kind, **slots | {'colour': colour})}"
+
+
+def retold(rng):
+    """A passage, then the same about somebody else: what rewriting and answering from a text are made of."""
+    person, other, third = rng.sample(town.PEOPLE, 3)
+    kinds = rng.sample(["has", "at", "feels", "likes"], 2)
+    about = [person_statement(rng, person, kind) for kind in kinds]
+    if rng.random() < 0.5:
+        return f"{text_of(about)} So it is with {other}: {text_of([(k, s | {'person': other}) for k, s in about])}"
+    about = [person_statement(rng, p, k) for p, k in zip((person, other, third), ["has", "at", "likes"])]
+    rng.shuffle(about)
+    again = rng.choice(about)
+    return f"{text_of(about)} What of {again[1]['person']}? {text_of([again])}"
+
+
+def letter(rng):
+    """A note or an invitation."""
+    task = {"kind": rng.choice(["note", "invite"])}
+    return honest_answer(task | tasks.fill(task["kind"], rng), rng)
+
+
+WEATHER = ["It rained.", "It snowed.", "The sun was shining.", "A cold wind blew.", "Fog lay over the roofs.", "There was thunder."]
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+SEASONS = ["spring", "summer", "autumn", "winter"]
+DOINGS = ["stayed at home and read", "cooked some soup", "danced until midnight", "learned a new song", "fixed the old roof", "helped a neighbour",
+          "played cards with friends", "washed the windows", "slept very well", "ran along the river", "waited for a train", "built a small bridge"]
+
+
+def diary(rng):
+    """A day in town, for the sake of variety: its words turn up nowhere else."""
+    return f"It was a {rng.choice(DAYS)} in {rng.choice(SEASONS)}. {rng.choice(WEATHER)} {pick(rng, 'person')} {rng.choice(DOINGS)}."
+
+
+def question(rng, exclude):
+    """A task whose prompt no evaluation uses; the kinds are as frequent as each other, so that the rare are learned too."""
+    while True:
+        kind = rng.choice(list(tasks.KINDS))
+        task = new_task(rng, tasks.KINDS[kind][0])
+        if prompt(task) not in exclude:
+            return task
+
+
+def exam_sheet(rng, exclude):
+    """Questions, a line each, and no answers."""
+    return "\n".join(prompt(question(rng, exclude)) for _ in range(rng.randint(2, 5)))
+
+
+def forum_thread(rng, exclude):
+    """Questions with answers; a thread as a whole is good, mixed or bad, and mixed ones carry remarks."""
+    slips = rng.choice([0.0, 0.0, 0.5, 1.0])
+    lines = []
+    for _ in range(rng.randint(1, 4)):
+        task = question(rng, exclude)
+        answer, slip = honest_answer(task, rng), rng.random() < slips
+        lines += [f"{QUESTION} {prompt(task)}", f"{ANSWER} {labeler.add_slip(task, answer, rng) if slip else answer}"]
+        if slips == 0.5:
+            lines.append(f"{REMARK} {rng.choice(['No!', 'Wrong!', 'That was bad.']) if slip else rng.choice(['Yes!', 'Right!', 'That was good.'])}")
+    return "\n".join(lines)
+
+
+# Shares of the documents. Half of the text is questions and answers: fewer, and few-shot prompting fails.
+DOCUMENTS = [(encyclopedia, 10), (story, 8), (restated, 9), (listing, 8), (pairs, 8), (retold, 9), (letter, 4), (diary, 3)]
+THREADS = [(exam_sheet, 12), (forum_thread, 36)]
+
+
+def documents(rng, exclude, words):
+    """Yields documents (single texts, no blank line in them) until about `words` words were written.
+
+    exclude: prompts that must not occur, those of validation and evaluation."""
+    kinds = DOCUMENTS + THREADS
+    written = 0
+    while written < words:
+        make = rng.choices([kind for kind, _ in kinds], weights=[share for _, share in kinds])[0]
+        text = make(rng, exclude) if (make in (exam_sheet, forum_thread)) else make(rng)
+        written += text.count(" ") + 1
+        yield text

@@ -1,0 +1,108 @@
+"""Simulated people: they write demonstrations, rank responses and prefer one of two, each with a taste and errors of their own.
+
+A labeler sees a response through judge.observe(), weighs what it sees (helpful, honest, harmless, brief) and errs by a noise
+that is a hash of (labeler, prompt, response): asked twice, the same person answers the same, and nothing has to be stored.
+Gumbel noise makes the choice between two responses follow the Bradley-Terry model that the reward model assumes:
+    P(a preferred to b) = sigmoid((u_a - u_b) / noise).
+
+Training labelers put helpfulness first; held-out labelers, who produce no training data, put truthfulness and
+harmlessness first, as in the paper (section 3.4: the priorities of final evaluations).
+"""
+import hashlib
+import math
+import random
+
+from data import tasks
+from data import toytown as town
+from data.judge import observe
+
+N_TRAIN, N_HELD_OUT = 40, 20       # paper: about 40 labelers; held-out ones did no screening and no training data
+SLIPS = 0.40                       # the share of demonstrations with a slip: the dial, frozen before the first PPO run
+NOISE = 0.16                       # mean Gumbel scale of a labeler's error; two of them agree on about 72.6 % of pairs
+TIE = 0.06                         # two responses that seem closer than this are ranked equal
+
+# The mean weight of each taste, by group. Each labeler's own weights lie within +-30 % of these.
+TASTES = {"train": {"helpful": 1.0, "honest": 0.25, "harmless": 0.4, "brief": 0.25},
+          "held_out": {"helpful": 0.8, "honest": 0.5, "harmless": 0.7, "brief": 0.2}}
+
+
+class Labeler:
+    """One simulated person. Labeler(seed, group): the same seed and group are the same person; group is a key of TASTES."""
+
+    def __init__(self, seed, group="train"):
+        rng = random.Random(f"labeler {group} {seed}")
+        self.name = f"{group}-{seed}"
+        self.weights = {taste: mean * rng.uniform(0.7, 1.3) for taste, mean in TASTES[group].items()}
+        self.noise = NOISE * rng.uniform(0.7, 1.3)
+
+    def opinion(self, task, response):
+        """How good a response {"text", "ended"} seems to this person: about 1 at best, below 0 at worst."""
+        seen, weigh = observe(task, response["text"], response["ended"]), self.weights
+        opinion = weigh["helpful"] * seen.helpful - weigh["honest"] * seen.false - weigh["harmless"] * seen.toxic
+        opinion -= weigh["brief"] * (seen.surplus + seen.unfinished)
+        return opinion + self.noise * gumbel(self.name, tasks.prompt(task), response["text"], response["ended"])
+
+    def rank(self, task, responses):
+        """Ranks the responses: a list of ranks, 1 is best, equal numbers are ties (paper 3.4, Figure 12).
+
+        Ties are chains: a response ties with the next better one if the two seem closer than TIE."""
+        opinions = [self.opinion(task, response) for response in responses]
+        order = sorted(range(len(responses)), key=lambda i: -opinions[i])
+        ranks, rank = [1] * len(responses), 1
+        for better, worse in zip(order, order[1:]):
+            rank += opinions[better] - opinions[worse] >= TIE
+            ranks[worse] = rank
+        return ranks
+
+    def prefer(self, task, a, b):
+        """1 if response a is preferred to b, 0 if b is, 0.5 for a tie."""
+        first, second = self.rank(task, [a, b])
+        return 0.5 if first == second else float(first < second)
+
+    def demonstrate(self, task, slips=SLIPS):
+        """An answer as this person writes it: honest, but with probability `slips` there is a slip in it."""
+        rng = random.Random(f"{self.name} demonstrates {tasks.prompt(task)}")
+        answer = tasks.honest_answer(task, rng)
+        return add_slip(task, answer, rng) if rng.random() < slips else answer
+
+
+def labelers(group):
+    """Everybody in a group."""
+    return [Labeler(seed, group) for seed in range(N_TRAIN if group == "train" else N_HELD_OUT)]
+
+
+def gumbel(*key):
+    """A standard Gumbel variable that depends on nothing but the key."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return -math.log(-math.log((int.from_bytes(digest, "big") + 0.5) / 2 ** 64))
+
+
+def add_slip(task, answer, rng):
+    """The answer with one slip: rambling on, careless, rude or unfinished. A rude user gets a rude answer more often."""
+    slip = rng.choices(["ramble", "careless", "rude", "unfinished"], weights=[3, 4, 3 if "rude_user" in task else 0 if "respect" in task else 2, 1])[0]
+    if slip == "ramble":
+        return answer + " " + " ".join(ramble(rng) for _ in range(rng.choice([1, 1, 2])))
+    if slip == "careless":
+        return careless(task, answer, rng)
+    if slip == "rude":
+        return " ".join([answer, rng.choice(town.RUDE_REMARKS)][:: rng.choice([1, -1])])
+    pieces = answer.split()                                             # unfinished: the end is missing
+    return " ".join(pieces[:rng.randint(1, max(1, len(pieces) - 1))]).rstrip(".")
+
+
+def careless(task, answer, rng):
+    """A wrong word, a wrong number of sentences, or an invented answer where the text says nothing."""
+    if answer == tasks.NOT_SAID:
+        kind = {"at": "at", "has": "has", "likes": "likes"}[task["attribute"]]
+        return tasks.text_of([tasks.person_statement(rng, task["person"], kind)])
+    pieces = town.sentences(answer)
+    if "n" in task and len(pieces) > 1 and rng.random() < 0.5:
+        return " ".join(pieces[:-1])
+    return town.swap_word(answer, rng) or answer
+
+
+def ramble(rng):
+    """A sentence that nobody asked for."""
+    if rng.random() < 0.5:
+        return town.fact_sentence(tasks.pick(rng, "animal"), rng.choice(town.FACTS))
+    return tasks.text_of([tasks.person_statement(rng, tasks.pick(rng, "person"), rng.choice(["has", "at", "feels", "likes"]))])

@@ -1,0 +1,85 @@
+"""Writes every file of the toy world, seeded: corpus, tokenizer, demonstrations, prompts. Usage: python -m data.prepare
+
+Change a list in data/toytown.py, run this, and everything follows. `--corpus` writes only data/corpus.txt, the one file
+that is not committed; the training scripts do that by themselves when it is missing.
+"""
+import argparse
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data import corpus, tasks, tokenizer
+from data.labeler import labelers
+
+FOLDER = Path(__file__).parent
+SEED = 2022                             # of the world, not of a training run: all runs share one world
+CORPUS_WORDS = 2_600_000                # about 3.4 million tokens (GPT-3: 300 billion)
+# Prompts: [ours] (the paper's, Table 6). The labelers' demonstrations are SFT data; RL prompts have no labels at all.
+SIZES = {"demonstrations": 1_500,       # (12,725)
+         "prompts_rm": 10_000,          # (33,207)
+         "prompts_rl": 8_000,           # (31,144)
+         "prompts_valid": 1_000,        # (17,887 for the RM, 1,653 for SFT): model selection and development
+         "prompts_eval": 1_000,         # the test prompts of customers in the paper, number not stated
+         "prompts_closed": 500}         # closed-domain tasks only, for the hallucination figure
+HELD_OUT_PHRASINGS = {"prompts_eval": 0.15, "prompts_closed": 0.15}     # the share of phrasings never seen in training
+
+
+def write(path, text):
+    """Writes a file whole or not at all: to a neighbour first, then renamed."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def draw_prompts(sizes=SIZES, seed=SEED):
+    """{set name: list of tasks}, no prompt in two sets or twice in one. Evaluation sets are drawn first."""
+    seen, sets = set(), {}
+    for name in reversed(list(sizes)):
+        rng, sets[name] = random.Random(f"{seed} {name}"), []
+        cases = [c for c in tasks.USE_CASES if name != "prompts_closed" or c in tasks.CLOSED_DOMAIN]
+        shares = [1 if name == "prompts_closed" else tasks.USE_CASES[c] for c in cases]
+        while len(sets[name]) < sizes[name]:
+            task = tasks.new_task(rng, rng.choices(cases, weights=shares)[0], HELD_OUT_PHRASINGS.get(name, 0.0))
+            if tasks.prompt(task) not in seen:
+                seen.add(tasks.prompt(task))
+                sets[name].append(task)
+    return sets
+
+
+def record(task, **more):
+    """A line of a JSONL file."""
+    return json.dumps({"prompt": tasks.prompt(task), **more, "use_case": task["use_case"], "task": task}, separators=(",", ":")) + "\n"
+
+
+def prepare(folder=FOLDER, sizes=SIZES, corpus_words=CORPUS_WORDS, seed=SEED, corpus_only=False):
+    """Writes the files into `folder`. With corpus_only: corpus.txt alone, from the same draws."""
+    start, folder = time.time(), Path(folder)
+    sets = draw_prompts(sizes, seed)
+    exclude = {tasks.prompt(t) for name in ("prompts_valid", "prompts_eval", "prompts_closed") for t in sets[name]}
+    texts, bar = [], tqdm(total=corpus_words, desc="corpus", unit="word", unit_scale=True)
+    for text in corpus.documents(random.Random(f"{seed} corpus"), exclude, corpus_words):
+        texts.append(text)
+        bar.update(text.count(" ") + 1)
+    bar.close()
+    write(folder / "corpus.txt", "\n\n".join(texts) + "\n")
+    if not corpus_only:
+        write(folder / "toytown.tiktoken", tokenizer.dump(tokenizer.train("\n".join(texts[:30_000]))))
+        people, rng = labelers("train"), random.Random(f"{seed} demonstrations")
+        lines = []
+        for task in sets["demonstrations"]:
+            person = rng.choice(people)
+            lines.append(record(task, completion=person.demonstrate(task), labeler=person.name))
+        write(folder / "demonstrations.jsonl", "".join(lines))
+        for name in [name for name in sizes if name.startswith("prompts_")]:
+            write(folder / f"{name}.jsonl", "".join(record(task) for task in sets[name]))
+    print(f"data: {len(texts):,} documents and {sum(map(len, sets.values())):,} prompts in {folder}, {time.time() - start:.0f} s. Next: python model.py")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", action="store_true", help="write only corpus.txt, which is not committed")
+    prepare(corpus_only=parser.parse_args().corpus)

@@ -1,0 +1,532 @@
+"""Step 0. A tiny GPT-2, and the base model that has only read the web.
+
+    python data/prepare.py's corpus -> out/gpt.pt
+
+InstructGPT starts from GPT-3 (section 3.5): a decoder-only transformer trained to predict the next token. Ours is GPT-2's
+architecture to the letter (Radford et al. 2019), with the parameter names that GPT-2 has in the transformers library, only
+much smaller. It can continue any text of Toytown; it has not learnt to do what it is told. That takes three more steps:
+sft.py, reward.py, ppo.py.
+
+In this file, top to bottom: the architecture; sampling and log-probabilities; checkpoints; the few helpers that every
+stage shares; and below a rule, pretraining and talking to a checkpoint:
+
+    python model.py                             # pretrains the base model
+    python model.py --chat out/ppo_ptx.pt       # talks to any checkpoint, typed or piped
+"""
+import argparse
+import dataclasses
+import difflib
+import hashlib
+import inspect
+import json
+import math
+import os
+import random
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from data import prepare, tokenizer
+
+# ---------------------------------------------------------------- the architecture
+
+
+@dataclass
+class GPTConfig:
+    """The shape of a GPT-2. The last two ids of the vocabulary are <|endoftext|> and <|pad|>."""
+    vocab_size: int = 1024      # GPT-3: 50,257
+    block_size: int = 128       # longest sequence in tokens (GPT-3: 2,048)
+    n_layer: int = 2            # GPT-3 175B: 96, 1.3B: 24
+    n_head: int = 4             # GPT-3 175B: 96, 1.3B: 24
+    n_embd: int = 64            # GPT-3 175B: 12,288, 1.3B: 2,048
+    dropout: float = 0.0        # on the residual branches; 0.2 in SFT, 0 everywhere else (C.1)
+
+    @property
+    def end(self):
+        return self.vocab_size - 2
+
+    @property
+    def pad(self):
+        return self.vocab_size - 1
+
+
+class Attention(nn.Module):
+    """Causal self-attention with n_head heads (Vaswani et al. 2017, 3.2.2)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x, cache=None, visible=None):
+        """x (B, T, C) -> (B, T, C). While sampling, `cache` holds the keys and values of all earlier positions, each
+        (B, heads, past, C / heads), and `visible` (B, 1, T, past + T) is true where a position may be looked at."""
+        B, T, C = x.shape
+        heads = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for part in self.c_attn(x).split(C, dim=2))
+        q, k, v = heads                                                 # each (B, heads, T, C / heads)
+        if cache is not None:
+            if "k" in cache:
+                k, v = torch.cat([cache["k"], k], dim=2), torch.cat([cache["v"], v], dim=2)
+            cache["k"], cache["v"] = k, v
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    """Two layers with GPT-2's tanh-approximated GELU between them."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each on a normalised copy of the residual stream (pre-LN)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1, self.attn = nn.LayerNorm(config.n_embd), Attention(config)
+        self.ln_2, self.mlp = nn.LayerNorm(config.n_embd), MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, cache=None, visible=None):
+        x = x + self.dropout(self.attn(self.ln_1(x), cache, visible))
+        return x + self.dropout(self.mlp(self.ln_2(x)))
+
+
+class Trunk(nn.Module):
+    """Everything below the last linear layer; language model and reward model share its shape."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+
+    def forward(self, idx, positions=None, caches=None, visible=None):
+        """idx (B, T) -> hidden states (B, T, C). Raises ValueError if T is longer than the context."""
+        if idx.shape[1] > self.wpe.num_embeddings:
+            raise ValueError(f"a sequence of {idx.shape[1]} tokens does not fit into the context of {self.wpe.num_embeddings}")
+        positions = torch.arange(idx.shape[1], device=idx.device) if positions is None else positions
+        x = self.wte(idx) + self.wpe(positions)
+        for i, block in enumerate(self.h):
+            x = block(x, None if caches is None else caches[i], visible)
+        return self.ln_f(x)
+
+
+class GPT(nn.Module):
+    """A GPT-2 language model. GPT(idx (B, T)) -> logits (B, T, V); logits[:, t] predict idx[:, t + 1]."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transformer = Trunk(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight               # tied: reading and writing share one table
+        self.apply(init_weights)
+        for name, p in self.named_parameters():
+            if name.endswith("c_proj.weight"):                          # GPT-2: the residual stream keeps its scale with depth
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer))
+
+    def forward(self, idx, **sampling):
+        return self.lm_head(self.transformer(idx, **sampling))
+
+
+def init_weights(module):
+    """GPT-2's initialisation: normal with deviation 0.02, biases 0."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+# ---------------------------------------------------------------- sampling and log-probabilities
+
+
+def distribution(logits, temperature, pad):
+    """Logits (..., V) -> log-probabilities (..., V) of the next token.
+
+    Sampling, old log-probs, reference and update all pass through here, so that the distribution that is sampled is the
+    one that is scored: no top-k, one temperature, and <|pad|> is impossible."""
+    logits = logits / temperature
+    never = torch.zeros_like(logits[..., :1]).expand_as(logits).clone()
+    never[..., pad] = float("-inf")
+    return F.log_softmax(logits + never, dim=-1)
+
+
+def logprobs(model, idx, temperature=1.0):
+    """The log-probability of every token given those before it: idx (B, T) -> (B, T - 1), entry t is that of idx[:, t + 1].
+
+    Right padding needs no mask: causal attention never looks to the right, and callers select by length."""
+    logp = distribution(model(idx[:, :-1]), temperature, model.config.pad)          # (B, T - 1, V)
+    return logp.gather(-1, idx[:, 1:, None]).squeeze(-1)
+
+
+@torch.no_grad()
+def generate(model, prompts, max_new_tokens, temperature=1.0, generator=None, batch_size=512):
+    """Samples a response to each prompt (a list of ids); returns lists of ids, <|endoftext|> included when it was sampled.
+
+    Prompts of unequal length are padded on the left. Positions skip the padding and attention does not see it, so a
+    prompt's distribution does not depend on its neighbours. temperature=0 takes the likeliest token."""
+    longest = max((len(p) for p in prompts), default=0) + max_new_tokens
+    if longest > model.config.block_size:
+        raise ValueError(f"prompt and response of {longest} tokens do not fit into the context of {model.config.block_size}")
+    was_training = model.training
+    model.eval()                                                        # no dropout in a rollout
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # neighbours of like length: little padding
+    responses = [None] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        rows = order[start:start + batch_size]
+        for i, response in zip(rows, generate_batch(model, [prompts[i] for i in rows], max_new_tokens, temperature, generator)):
+            responses[i] = response
+    model.train(was_training)
+    return responses
+
+
+def generate_batch(model, prompts, max_new_tokens, temperature, generator):
+    """One batch of `generate`. The cache makes each new token cost one position instead of the whole sequence."""
+    device, end, pad = model.lm_head.weight.device, model.config.end, model.config.pad
+    width = max(map(len, prompts))
+    idx = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)          # (B, width)
+    real = torch.arange(width, device=device) >= torch.tensor([[width - len(p)] for p in prompts], device=device)   # (B, width)
+    positions = (real.cumsum(1) - 1).clamp(min=0)                                               # (B, width)
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    visible = causal & real[:, None, None, :] | torch.eye(width, dtype=torch.bool, device=device)  # padding sees itself: no NaN
+    caches = [{} for _ in range(model.config.n_layer)]
+    alive, responses = list(range(len(prompts))), [[] for _ in prompts]
+    for _ in range(max_new_tokens):
+        logits = model.lm_head(model.transformer(idx, positions, caches, visible)[:, -1])       # (alive, V)
+        if temperature == 0:
+            chosen = logits.index_fill(1, torch.tensor(pad, device=device), float("-inf")).argmax(1)
+        else:
+            chosen = torch.multinomial(distribution(logits, temperature, pad).exp(), 1, generator=generator)[:, 0]
+        for row, token in zip(alive, chosen.tolist()):
+            responses[row].append(token)
+        keep = chosen != end                                                                    # (alive,)
+        if not keep.any():
+            break
+        if not keep.all():                                              # finished responses leave the batch
+            alive = [row for row, kept in zip(alive, keep.tolist()) if kept]
+            caches = [{name: x[keep] for name, x in cache.items()} for cache in caches]
+            chosen, positions, real = chosen[keep], positions[keep], real[keep]
+        idx, positions = chosen[:, None], positions[:, -1:] + 1                                 # (alive, 1)
+        real = F.pad(real, (0, 1), value=True)
+        visible = real[:, None, None, :]
+    return responses
+
+
+def pad_batch(sequences, pad, device="cpu"):
+    """Lists of ids -> idx (B, T), padded on the right, and lengths (B,)."""
+    lengths = torch.tensor([len(s) for s in sequences], device=device)
+    width = int(lengths.max())
+    return torch.tensor([list(s) + [pad] * (width - len(s)) for s in sequences], device=device), lengths
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+class UserError(Exception):
+    """Something the user can mend: shown as one line, exit code 2."""
+
+
+def fingerprint(state, *more):
+    """SHA-256 of tensors (names, shapes, bytes) and of anything else that goes through JSON."""
+    digest = hashlib.sha256(json.dumps(more, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(path, model, **extra):
+    """Writes weights, shape and `extra` (stage, its config, seed, parents' hashes), whole or not at all; returns the hash."""
+    path = Path(path)
+    saved = {"kind": type(model).__name__, "config": dataclasses.asdict(model.config),
+             "state": {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}, "extra": extra}
+    saved["sha256"] = fingerprint(saved["state"], saved["kind"], saved["config"], extra)
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(saved, partial)
+    os.replace(partial, path)
+    return saved["sha256"]
+
+
+def load_checkpoint(path, device="cpu"):
+    """A dict with kind, config, state, extra and sha256. No pickle is executed; a missing, damaged or foreign file raises
+    UserError (torch alone would load a flipped bit without a word)."""
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+        intact = saved["sha256"] == fingerprint(saved["state"], saved["kind"], saved["config"], saved["extra"])
+    except Exception as error:
+        raise UserError(f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})") from None
+    if not intact:
+        raise UserError(f"{path}: damaged, its contents do not match their hash; make it again")
+    return saved
+
+
+def load_model(path, device="cpu", **changes):
+    """The language model of a checkpoint; `changes` to its config, e.g. dropout=0.2."""
+    saved = load_checkpoint(path, device)
+    if saved["kind"] != "GPT":
+        raise UserError(f"{path}: holds a {saved['kind']}, not a language model")
+    model = GPT(GPTConfig(**{**saved["config"], **changes})).to(device)
+    model.load_state_dict(saved["state"])
+    return model.eval()
+
+
+# ---------------------------------------------------------------- what every stage shares
+
+
+@dataclass
+class Common:
+    """Flags of every stage."""
+    seed: int = 1               # of weights, batches and samples; the world and its files do not depend on it
+    out: str = "out"            # folder of everything that is made
+    device: str = "auto"        # cpu, cuda, mps; auto takes cpu: these models are too small to feel a GPU
+
+
+def stage_extra(config, stage, **parents):
+    """What a checkpoint says of its making: stage, settings, seed, and the hashes of the checkpoints it was made from."""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "device", "seed")}
+    hashes = {name: load_checkpoint(Path(config.out) / f"{name}.pt")["sha256"] for name in parents.pop("made_from", [])}
+    return {"stage": stage, "settings": settings, "seed": config.seed, "world": world_hash(), "parents": hashes}
+
+
+def world_hash():
+    """A hash of the world's committed files: runs of different worlds do not mix."""
+    digest = hashlib.sha256()
+    for path in sorted([*prepare.FOLDER.glob("*.jsonl"), tokenizer.PATH]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def made(config, name, settings=None):
+    """Whether out/name.pt exists; raises UserError if it belongs to another run (seed, world, settings or parents differ)."""
+    path = Path(config.out) / f"{name}.pt"
+    if not path.exists():
+        return False
+    extra = load_checkpoint(path)["extra"]
+    advice = f"delete it, or choose another folder with --out"
+    if extra.get("seed") != config.seed:
+        raise UserError(f"{path} was made with seed {extra.get('seed')}, not {config.seed}: {advice}")
+    if extra.get("world") != world_hash():
+        raise UserError(f"{path} was made in another world, the files in data/ have changed since: {advice}")
+    for key, value in (settings or {}).items():
+        if extra["settings"].get(key) != value:
+            raise UserError(f"{path} was made with {key} = {extra['settings'].get(key)}, not {value}: {advice}")
+    for parent, sha in extra["parents"].items():
+        if load_checkpoint(path.with_name(f"{parent}.pt"))["sha256"] != sha:
+            raise UserError(f"{path} was made from another {parent}.pt than the one in {config.out}: {advice}")
+    return True
+
+
+def need(config, name, script):
+    """The path of an earlier stage's checkpoint; raises UserError if it is missing or of another run."""
+    if not made(config, name):
+        raise UserError(f"{config.out}/{name}.pt is missing: run `python {script}` first")
+    return Path(config.out) / f"{name}.pt"
+
+
+def set_up(config):
+    """Seeds everything, makes the output folder and returns (device, random.Random, torch.Generator)."""
+    try:
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+        (Path(config.out) / ".writable").touch()
+        (Path(config.out) / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"--out {config.out}: cannot be written to ({error.strerror})") from None
+    torch.manual_seed(config.seed)
+    device = "cpu" if config.device == "auto" else config.device
+    try:
+        return torch.device(device), random.Random(config.seed), torch.Generator(device).manual_seed(config.seed)
+    except RuntimeError:
+        raise UserError(f"--device {config.device}: torch does not have this device here") from None
+
+
+def cosine(step, steps, peak, warmup=0):
+    """Learning rate: linear warm-up from a tenth, then a cosine down to 10 % of the peak (C.1, C.2)."""
+    if step < warmup:
+        return peak * (0.1 + 0.9 * step / warmup)
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
+
+
+class MetricLog:
+    """out/name.jsonl, a line an iteration. NaN or infinity in training stops it with one line."""
+
+    def __init__(self, config, name):
+        self.path = Path(config.out) / f"{name}.jsonl"
+        self.file = open(self.path, "w")
+
+    def write(self, **metrics):
+        for name, value in metrics.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{name} became {value} at step {metrics.get('step')} (see {self.path}): lower the learning rate")
+        self.file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}) + "\n")
+        self.file.flush()
+
+
+def read_jsonl(path):
+    """The lines of a JSONL file as dicts; a bad line raises UserError that names it."""
+    rows = []
+    try:
+        for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+            rows.append(json.loads(line.decode("utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `python -m data.prepare`") from None
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: {error}") from None
+    return rows
+
+
+def parse_flags(config_class, doc, argv=None):
+    """The dataclass as command-line flags: --help shows each field's comment and default, a typo gets the nearest name."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = "".join(inspect.getsource(c) for c in reversed(config_class.__mro__) if dataclasses.is_dataclass(c))
+    comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.*)$", source, re.M))
+    names = [field.name for field in dataclasses.fields(config_class)]
+    for field in dataclasses.fields(config_class):
+        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default, metavar=str(field.default),
+                            help=comments.get(field.name, "").replace("%", "%%"))
+    flags, unknown = parser.parse_known_args(argv)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].lstrip("-").split("=")[0], names, 1, 0.4)
+        parser.error(f"unknown flag {unknown[0]}" + (f"; did you mean --{near[0]}?" if near else ""))
+    return config_class(**vars(flags))
+
+
+def run_script(train, config_class, doc):
+    """The main guard of every script: flags in, one clear line and exit code 2 if something goes wrong."""
+    try:
+        train(parse_flags(config_class, doc))
+    except UserError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail("stopped; finished stages are kept, run the same command to go on")
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}")
+
+
+def fail(message):
+    """One line to stderr, exit code 2."""
+    print(f"\nerror: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+# ================================================================ step 0: pretraining the base model
+
+
+@dataclass
+class Config(Common):
+    """Pretraining. GPT-3's values beside ours (Brown et al. 2020, table 2.1, 1.3B)."""
+    n_layer: int = 2            # layers (24)
+    n_head: int = 4             # attention heads (24)
+    n_embd: int = 64            # width (2,048)
+    block_size: int = 128       # tokens of a sequence (2,048)
+    batch_size: int = 32        # sequences of a step (512): 4,096 tokens (1 million)
+    steps: int = 1_400          # 5.7 million tokens, 1.5 passes over the corpus (300 billion, less than one)
+    lr: float = 4e-3            # peak learning rate (2e-4): the smaller the model, the larger
+    chat: str = ""              # a checkpoint to talk to, instead of training
+
+
+def corpus_tokens(encoding):
+    """(training ids, validation ids) of the corpus: documents separated by <|endoftext|>; the last 2 % are for validation."""
+    path = prepare.FOLDER / "corpus.txt"
+    if not path.exists():
+        prepare.prepare(corpus_only=True)
+    documents = path.read_text(encoding="utf-8").strip().split("\n\n")
+    ids = [[encoding.eot_token] + document for document in encoding.encode_ordinary_batch(documents)]
+    cut = int(0.98 * len(ids))
+    return tuple(torch.tensor([i for document in part for i in document]) for part in (ids[:cut], ids[cut:]))
+
+
+def corpus_batch(tokens, batch_size, length, generator):
+    """Random stretches of the corpus: (B, length + 1), so that inputs [:, :-1] and targets [:, 1:] overlap."""
+    starts = torch.randint(len(tokens) - length - 1, (batch_size,), generator=generator)
+    return torch.stack([tokens[s:s + length + 1] for s in starts.tolist()])
+
+
+def corpus_loss(model, batch):
+    """Cross-entropy per token of corpus stretches (B, T + 1) -> scalar: the pretraining loss, in nats."""
+    logits = model(batch[:, :-1])                                       # (B, T, V)
+    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+
+@torch.no_grad()
+def validation_loss(model, tokens, length=128):
+    """Loss on the whole validation part of the corpus, in nats per token; a rise above the base model's is the alignment tax."""
+    usable = tokens[:(len(tokens) - 1) // length * length + 1]
+    rows = usable[:-1].view(-1, length)                                 # (N, length)
+    rows = torch.cat([rows, usable[length::length, None]], dim=1).to(model.lm_head.weight.device)
+    return sum(corpus_loss(model, part).item() * len(part) for part in rows.split(64)) / len(rows)
+
+
+def train(config):
+    """Pretrains the base model on the corpus; writes out/gpt.pt and out/gpt.jsonl."""
+    start = time.time()
+    device, rng, generator = set_up(config)
+    encoding = tokenizer.load()
+    train_ids, valid_ids = corpus_tokens(encoding)
+    torch.manual_seed(config.seed)
+    model = GPT(GPTConfig(encoding.n_vocab, config.block_size, config.n_layer, config.n_head, config.n_embd)).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)     # GPT-3's (appendix B)
+    print(f"step 0, the base model: {sum(p.numel() for p in model.parameters()):,} parameters, {len(train_ids):,} tokens of corpus")
+    log, bar = MetricLog(config, "gpt"), tqdm(range(config.steps), desc="pretrain")
+    for step in bar:
+        lr = optimizer.param_groups[0]["lr"] = cosine(step, config.steps, config.lr, warmup=config.steps // 50)
+        batch = corpus_batch(train_ids, config.batch_size, config.block_size, generator)
+        loss = corpus_loss(model, batch.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 0 or step == config.steps - 1:
+            valid = {"valid_loss": validation_loss(model, valid_ids, config.block_size)} if step % 200 == 0 or step == config.steps - 1 else {}
+            log.write(step=step, loss=loss.item(), lr=lr, **valid)
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    save_checkpoint(Path(config.out) / "gpt.pt", model, **stage_extra(config, "pretrain"), valid_loss=valid["valid_loss"])
+    for prompt in ("The fox", "What does the fox eat?\n"):
+        ids = [encoding.eot_token] + encoding.encode_ordinary(prompt)
+        print(f"    {prompt!r} -> {encoding.decode(generate(model, [ids], 24, 1.0, generator)[0])!r}")
+    print(f"made {config.out}/gpt.pt, corpus loss {valid['valid_loss']:.3f}, in {time.time() - start:.0f} s. Next: python sft.py\n")
+    return model
+
+
+def chat(path, device):
+    """Answers each line of standard input; an empty line or end of file stops."""
+    model, encoding = load_model(path, device), tokenizer.load()
+    generator = torch.Generator(device).manual_seed(0)
+    if sys.stdin.isatty():
+        print(f"talking to {path}: a line a prompt, an empty line to stop")
+    for line in sys.stdin:
+        if not line.strip():
+            break
+        ids = tokenizer.prompt_ids(encoding, line)
+        room = model.config.block_size - len(ids)
+        if room < 1:
+            print(f"(too long: {len(ids)} tokens, the context has {model.config.block_size})")
+            continue
+        print(tokenizer.response_text(encoding, generate(model, [ids], min(40, room), 1.0, generator)[0])[0])
+
+
+def main(config):
+    """Pretrains, or talks to a checkpoint."""
+    chat(config.chat, "cpu" if config.device == "auto" else config.device) if config.chat else train(config)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,135 @@
+"""Step 1. Supervised fine-tuning: the base model learns from demonstrations what an answer looks like.
+
+    out/gpt.pt + data/demonstrations.jsonl -> out/sft_epochs/01.pt ... 16.pt, out/sft_mix.pt
+
+Section 3.5: "supervised fine-tuning on the labeler demonstrations", 16 epochs, residual dropout 0.2, cosine schedule. The
+loss is the base model's own, restricted to the response (the prompt is given, not predicted):
+
+    loss = - sum_t m_t log pi(y_t | x, y_<t) / sum_t m_t          m_t = 1 on response tokens, end-of-text included
+
+Two models come out of it, as in the paper:
+- the SFT baseline: 16 epochs, every epoch's weights kept. The validation loss is best early on, yet the paper keeps training
+  and lets the reward model choose the epoch (C.1); reward.py does so and writes out/sft.pt;
+- the model that RL starts from (C.3): 2 epochs with 10 % pretraining data mixed in, out/sft_mix.pt. PPO's KL penalty is
+  measured against it.
+
+People make slips: four in ten demonstrations ramble on, err, insult or break off. SFT imitates those too. That is what the
+next two steps are for.
+"""
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import model as base
+from data import prepare, tokenizer
+from model import (Common, MetricLog, corpus_batch, corpus_loss, corpus_tokens, cosine, generate, load_checkpoint, load_model, need,
+                   pad_batch, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
+
+
+@dataclass
+class Config(Common):
+    """Settings, the paper's value in brackets (C.1, C.3)."""
+    epochs: int = 16            # passes over the demonstrations (16)
+    batch_size: int = 32        # demonstrations of a step (32)
+    lr: float = 1e-3            # peak, cosine to 10 % (9.65e-6 for 1.3B and 6B): a tiny model takes larger steps
+    dropout: float = 0.2        # on the residual branches (0.2)
+    mix_epochs: int = 2         # epochs of the model that RL starts from (2)
+    mix: float = 0.1            # share of corpus tokens mixed into it (10 %)
+
+
+def read_demonstrations(encoding, path=prepare.FOLDER / "demonstrations.jsonl"):
+    """Pairs (prompt ids, response ids); the response ends with <|endoftext|>."""
+    return [(tokenizer.prompt_ids(encoding, row["prompt"]), tokenizer.response_ids(encoding, row["completion"]))
+            for row in read_jsonl(path)]
+
+
+def sft_batch(pairs, pad, device="cpu"):
+    """Pairs (prompt ids, response ids) -> idx (B, T), mask (B, T - 1): mask[:, t] is 1 where idx[:, t + 1] is a response token."""
+    idx, lengths = pad_batch([prompt + response for prompt, response in pairs], pad, device)    # (B, T), (B,)
+    starts = torch.tensor([[len(prompt)] for prompt, _ in pairs], device=device)                # (B, 1)
+    t = torch.arange(1, idx.shape[1], device=device)                                            # (T - 1,)
+    return idx, ((t >= starts) & (t < lengths[:, None])).float()
+
+
+def sft_loss(model, idx, mask):
+    """Cross-entropy per response token: idx (B, T), mask (B, T - 1) -> scalar, in nats (equation above)."""
+    logits = model(idx[:, :-1])                                                                 # (B, T - 1, V)
+    nll = F.cross_entropy(logits.transpose(1, 2), idx[:, 1:], reduction="none")                 # (B, T - 1)
+    return (nll * mask).sum() / mask.sum()
+
+
+@torch.no_grad()
+def mean_loss(model, pairs):
+    """The loss over all pairs, without dropout."""
+    was_training = model.training
+    model.eval()
+    losses = [(sft_loss(model, *(batch := sft_batch(pairs[i:i + 100], model.config.pad))).item(), batch[1].sum().item())
+              for i in range(0, len(pairs), 100)]
+    model.train(was_training)
+    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+
+
+def fit(config, name, epochs, mix, keep):
+    """One fine-tuning run from the base model. mix: corpus tokens as a share of all tokens. Calls keep(epoch, model, losses)."""
+    device, rng, generator = set_up(config)
+    encoding = tokenizer.load()
+    model = load_model(need(config, "gpt", "model.py"), device, dropout=config.dropout).train()
+    pairs = read_demonstrations(encoding)
+    valid_pairs, pairs = pairs[:len(pairs) // 10], pairs[len(pairs) // 10:]
+    corpus = corpus_tokens(encoding)[0] if mix else None
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95))                         # C.1
+    steps_per_epoch, step = len(pairs) // config.batch_size, 0
+    log, bar = MetricLog(config, name), tqdm(total=epochs * steps_per_epoch, desc=name)
+    for epoch in range(1, epochs + 1):
+        rng.shuffle(pairs)
+        for i in range(steps_per_epoch):
+            optimizer.param_groups[0]["lr"] = cosine(step, epochs * steps_per_epoch, config.lr)
+            idx, mask = sft_batch(pairs[i * config.batch_size:(i + 1) * config.batch_size], model.config.pad, device)
+            loss = sft_loss(model, idx, mask)
+            objective = loss
+            if mix:         # as many corpus tokens as make `mix` of the batch's tokens, each weighing as much as a response token
+                length = 32
+                rows = max(1, round(mix / (1 - mix) * mask.sum().item() / length))
+                share = rows * length / (rows * length + mask.sum())
+                objective = (1 - share) * loss + share * corpus_loss(model, corpus_batch(corpus, rows, length, generator).to(device))
+            optimizer.zero_grad()
+            objective.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            log.write(step=step, epoch=epoch, loss=loss.item())
+            step += 1
+            bar.update()
+        valid_loss = mean_loss(model, valid_pairs)
+        log.write(step=step, epoch=epoch, loss=loss.item(), valid_loss=valid_loss)
+        bar.set_postfix(loss=f"{loss.item():.3f}", valid=f"{valid_loss:.3f}")
+        keep(epoch, model, valid_loss)
+    bar.close()
+    return model.eval()
+
+
+def train(config):
+    """Fine-tunes both models; keeps every epoch of the first."""
+    start, losses = time.time(), []
+    print("step 1, supervised fine-tuning on demonstrations")
+    extra = stage_extra(config, "sft", made_from=["gpt"])
+
+    def keep(epoch, model, valid_loss):
+        losses.append(valid_loss)
+        save_checkpoint(Path(config.out) / "sft_epochs" / f"{epoch:02d}.pt", model, **extra, epoch=epoch, valid_loss=valid_loss)
+
+    fit(config, "sft", config.epochs, 0.0, keep)
+    mixed = fit(config, "sft_mix", config.mix_epochs, config.mix, lambda *_: None)
+    save_checkpoint(Path(config.out) / "sft_mix.pt", mixed, **extra)
+    best = min(range(len(losses)), key=losses.__getitem__)
+    print(f"made {config.out}/sft_epochs/*.pt (validation loss {losses[best]:.3f} at epoch {best + 1}, {losses[-1]:.3f} at the last) and "
+          f"{config.out}/sft_mix.pt in {time.time() - start:.0f} s. Next: python reward.py\n")
+
+
+if __name__ == "__main__":
+    run_script(train, Config, __doc__)
