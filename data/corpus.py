@@ -79,6 +79,14 @@ def letter(rng):
     return honest_answer(task | tasks.fill(task["kind"], rng), rng)
 
 
+def song(rng):
+    """A song with a refrain: the same line comes back, word for word. Nothing teaches copying sooner."""
+    person, other = rng.sample(town.PEOPLE, 2)
+    refrain = text_of([person_statement(rng, person, rng.choice(["has", "at", "likes", "found", "lost"]))])
+    verses = [text_of([person_statement(rng, other, rng.choice(["went", "feels", "saw", "has"]))]) for _ in range(rng.choice([1, 2]))]
+    return " ".join(line for verse in verses for line in (refrain, verse)) + " " + refrain
+
+
 WEATHER = ["It rained.", "It snowed.", "The sun was shining.", "A cold wind blew.", "Fog lay over the roofs.", "There was thunder."]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 SEASONS = ["spring", "summer", "autumn", "winter"]
@@ -119,7 +127,7 @@ def forum_thread(rng, exclude):
 
 
 # Shares of the documents. Half of the text is questions and answers: fewer, and few-shot prompting fails.
-DOCUMENTS = [(encyclopedia, 10), (story, 8), (restated, 9), (listing, 8), (pairs, 8), (retold, 9), (letter, 4), (diary, 3)]
+DOCUMENTS = [(encyclopedia, 10), (story, 8), (restated, 9), (listing, 8), (pairs, 8), (retold, 9), (letter, 4), (song, 12), (diary, 3)]
 THREADS = [(exam_sheet, 12), (forum_thread, 36)]
 
 
