@@ -16,7 +16,6 @@ Two models come out of it, as in the paper:
 People make slips: four in ten demonstrations ramble on, err, insult or break off. SFT imitates those too. That is what the
 next two steps are for.
 """
-import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
-import model as base
 from data import prepare, tokenizer
-from model import (Common, MetricLog, corpus_batch, corpus_loss, corpus_tokens, cosine, generate, load_checkpoint, load_model, need,
-                   pad_batch, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
+from model import (Common, MetricLog, corpus_batches, corpus_loss, cosine, load_model, need, pad_batch, read_corpus, read_jsonl,
+                   run_script, save_checkpoint, set_up, stage_extra)
 
 
 @dataclass
@@ -82,7 +80,8 @@ def fit(config, name, epochs, mix, keep):
     model = load_model(need(config, "gpt", "model.py"), device, dropout=config.dropout).train()
     pairs = read_demonstrations(encoding)
     valid_pairs, pairs = pairs[:len(pairs) // 10], pairs[len(pairs) // 10:]
-    corpus = corpus_tokens(encoding)[0] if mix else None
+    tokens = config.batch_size * sum(len(response) for _, response in pairs) / len(pairs)       # of a batch, on average
+    corpus = corpus_batches(read_corpus(encoding, model.config.block_size)[0], tokens * mix / (1 - mix), rng) if mix else None
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95))                         # C.1
     steps_per_epoch, step = len(pairs) // config.batch_size, 0
     log, bar = MetricLog(config, name), tqdm(total=epochs * steps_per_epoch, desc=name)
@@ -93,11 +92,10 @@ def fit(config, name, epochs, mix, keep):
             idx, mask = sft_batch(pairs[i * config.batch_size:(i + 1) * config.batch_size], model.config.pad, device)
             loss = sft_loss(model, idx, mask)
             objective = loss
-            if mix:         # as many corpus tokens as make `mix` of the batch's tokens, each weighing as much as a response token
-                length = 32
-                rows = max(1, round(mix / (1 - mix) * mask.sum().item() / length))
-                share = rows * length / (rows * length + mask.sum())
-                objective = (1 - share) * loss + share * corpus_loss(model, corpus_batch(corpus, rows, length, generator).to(device))
+            if mix:         # about `mix` of all tokens are corpus, and every token weighs the same
+                batch = next(corpus)
+                n_corpus, n = sum(len(d) - 1 for d in batch), mask.sum()
+                objective = (n * loss + n_corpus * corpus_loss(model, batch)) / (n + n_corpus)
             optimizer.zero_grad()
             objective.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -115,7 +115,7 @@ def exam_sheet(rng, exclude):
 
 def forum_thread(rng, exclude):
     """Questions with answers; a thread as a whole is good, mixed or bad, and mixed ones carry remarks."""
-    slips = rng.choice([0.0, 0.0, 0.5, 1.0])
+    slips = rng.choice([0.0, 0.0, 0.0, 0.5, 1.0])
     lines = []
     for _ in range(rng.randint(1, 4)):
         task = question(rng, exclude)

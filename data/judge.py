@@ -100,9 +100,15 @@ def count_items(task, pieces):
     right = tasks.group_members(task) if task["kind"] == "name" else tasks.extract_targets(task)
     right = [*right, task["avoid"]] if "avoid" in task else right        # the excluded word breaks a constraint, no more
     needed = task["n"] if task["kind"] == "name" else len(right)
-    items = town.split_list(pieces[0]) if pieces else []
+    items = listed(task, pieces)
     hits = len(set(items) & set(right))
     return hits, needed, len(items) - hits + max(0, hits - needed), 1
+
+
+def listed(task, pieces):
+    """The items of the first sentence, its beginning dropped; none if it does not begin as such an answer does."""
+    start = tasks.LIST_START[task["kind"]] + " "
+    return town.split_list(pieces[0][len(start):]) if pieces and pieces[0].startswith(start) else []
 
 
 def match_answer(task, pieces):
@@ -122,7 +128,7 @@ def check_constraints(task, pieces):
     if task["kind"] in ("describe", "story"):
         kept.append(len(pieces) == task["n"])
     if task["kind"] == "name":
-        kept.append(bool(pieces) and len(town.split_list(pieces[0])) == task["n"])
+        kept.append(len(listed(task, pieces)) == task["n"])
     if task["kind"] == "summary":
         kept.append(len(pieces) == 1)
     if "use" in task:                   # in a sentence that says something: a word tacked on does not count
@@ -158,7 +164,7 @@ def attempts(task, pieces):
         return any(slots.get(subject) == task[subject] for _, slots in statements)
     if task["kind"] in ("name", "extract"):
         group = task.get("what", "animal")
-        return bool(pieces) and any(town.CATEGORY.get(item) == group for item in town.split_list(pieces[0]))
+        return any(town.CATEGORY.get(item) == group for item in listed(task, pieces))
     subject = {task.get(name) for name in ("animal", "person", "other") if name in task}
     shapes = {shape(part) for answer in tasks.accepted(task) for part in town.sentences(answer)}
     return any(shape(s) in shapes and (not subject or subject & set(town.words(s))) for s in pieces)

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 SEED = 2022                             # of the world, not of a training run: all runs share one world
 CORPUS_WORDS = 2_600_000                # about 3.4 million tokens (GPT-3: 300 billion)
 # Prompts: [ours] (the paper's, Table 6). The labelers' demonstrations are SFT data; RL prompts have no labels at all.
-SIZES = {"demonstrations": 1_500,       # (12,725)
+SIZES = {"demonstrations": 4_000,       # (12,725)
          "prompts_rm": 10_000,          # (33,207)
          "prompts_rl": 8_000,           # (31,144)
          "prompts_valid": 1_000,        # (17,887 for the RM, 1,653 for SFT): model selection and development
@@ -67,7 +67,7 @@ def prepare(folder=FOLDER, sizes=SIZES, corpus_words=CORPUS_WORDS, seed=SEED, co
     bar.close()
     write(folder / "corpus.txt", "\n\n".join(texts) + "\n")
     if not corpus_only:
-        write(folder / "toytown.tiktoken", tokenizer.dump(tokenizer.train("\n".join(texts[:30_000]))))
+        write(folder / "toytown.tiktoken", tokenizer.dump(tokenizer.train(tokenizer.spaced("\n".join(texts[:30_000])))))
         people, rng = labelers("train"), random.Random(f"{seed} demonstrations")
         lines = []
         for task in sets["demonstrations"]:

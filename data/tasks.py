@@ -17,6 +17,7 @@ USE_CASES = {"generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat":
              "summarization": 4.2, "classification": 3.5, "other": 3.5, "closed_qa": 2.6, "extract": 1.9}
 CLOSED_DOMAIN = ["closed_qa", "summarization", "extract"]   # the answer must come from the text in the prompt
 NOT_SAID = "The text does not say."
+LIST_START = {"name": "I think of", "extract": "I read of"}     # how the answers that are lists begin
 
 # kind: (use case, phrasings). {count} is a number of sentences, {text} a short passage; the others are slots of the task.
 KINDS = {
@@ -284,15 +285,16 @@ def accepted(task):
         return [say("found_at", **about[0][1] | about[1][1])]
     if kind == "glad":
         k, slots = about[0]
-        return ["Good." if k == "found" or slots.get("feeling") in town.GOOD_FEELINGS else "Bad."]
+        return [f"This is {'good' if k == 'found' or slots.get('feeling') in town.GOOD_FEELINGS else 'bad'} news."]
     if kind == "sort":
-        return [upper_first(town.CATEGORY[task["word"]]) + "."]
+        label = town.CATEGORY[task["word"]]
+        return [f"It is {'an' if label == 'animal' else 'a'} {label}."]
     if kind == "echo":
-        return [upper_first(", ".join([task["word"]] * task["n"])) + "."]
+        return [f"I say {', '.join([task['word']] * task['n'])}."]
     if kind == "count":
-        return [upper_first(town.NUMBERS[sum(item in town.ANIMALS for item in task["items"])]) + "."]
+        return [f"I count {town.NUMBERS[sum(item in town.ANIMALS for item in task['items'])]}."]
     if kind == "reverse":
-        return [upper_first(", ".join(task["items"][::-1])) + "."]
+        return [f"It goes {', '.join(task['items'][::-1])}."]
     if kind == "closed":
         return [text_of([s for s in about if s[1]["person"] == task["person"]]) if task["answerable"] else NOT_SAID]
     return None
@@ -323,7 +325,7 @@ def honest_answer(task, rng):
         return " ".join(say(k, **slots) for k in plot)
     if kind in ("name", "extract"):
         chosen = rng.sample(group_members(task), task["n"]) if kind == "name" else extract_targets(task)
-        return upper_first(join(chosen)) + "."
+        return f"{LIST_START[kind]} {join(chosen)}."
     if kind == "fact":
         return accepted(task)[2 if task.get("one_word") else 0]
     if kind == "note":

@@ -73,21 +73,32 @@ def load(path=PATH):
                              special_tokens={END: len(ranks), PAD: len(ranks) + 1})
 
 
+def encode(encoding, text):
+    """A text as ids, a space before every line: so a word is one token at the start of a line as in its middle. (GPT-2 keeps
+    two tokens for the two places; a vocabulary of a thousand cannot afford that.) Special tokens in it are plain characters."""
+    return encoding.encode_ordinary(spaced(text))
+
+
+def spaced(text):
+    """The text with a space before every line."""
+    return " " + text.replace("\n", "\n ")
+
+
 # The template, the only place where a prompt and a response meet:
 #     <|endoftext|> prompt \n response <|endoftext|>
 # A prompt is one line, so the first line break ends it. Prompt and response are encoded apart: a token never spans both.
 
 def prompt_ids(encoding, prompt):
     """The token ids of a prompt, ready to be answered; runs of white space become one space."""
-    return [encoding.eot_token] + encoding.encode_ordinary(" ".join(prompt.split()) + "\n")
+    return [encoding.eot_token] + encode(encoding, " ".join(prompt.split())) + encoding.encode_ordinary("\n")
 
 
 def response_ids(encoding, text, ended=True):
     """The token ids of a response; the end-of-text token belongs to it."""
-    return encoding.encode_ordinary(text) + [encoding.eot_token] * ended
+    return encode(encoding, text) + [encoding.eot_token] * ended
 
 
 def response_text(encoding, ids):
     """(text, ended) of sampled ids. Ids are never encoded again: what was sampled is what is scored."""
     ended = bool(ids) and ids[-1] == encoding.eot_token
-    return encoding.decode(ids[:-1] if ended else ids), ended
+    return encoding.decode(ids[:-1] if ended else ids).removeprefix(" ").replace("\n ", "\n"), ended
