@@ -333,7 +333,7 @@ def made(config, name, settings=None):
         if extra["settings"].get(key) != value:
             raise UserError(f"{path} was made with {key} = {extra['settings'].get(key)}, not {value}: {advice}")
     for parent, sha in extra["parents"].items():
-        if load_checkpoint(path.with_name(f"{parent}.pt"))["sha256"] != sha:
+        if load_checkpoint(Path(config.out) / f"{parent}.pt")["sha256"] != sha:
             raise UserError(f"{path} was made from another {parent}.pt than the one in {config.out}: {advice}")
     return True
 

@@ -35,12 +35,12 @@ class Labeler:
         self.weights = {taste: mean * rng.uniform(0.7, 1.3) for taste, mean in TASTES[group].items()}
         self.noise = NOISE * rng.uniform(0.7, 1.3)
 
-    def opinion(self, task, response):
-        """How good a response {"text", "ended"} seems to this person: about 1 at best, below 0 at worst."""
+    def opinion(self, task, response, noise=True):
+        """How good a response {"text", "ended"} seems to this person: about 1 at best, below 0 at worst. noise=False: without error."""
         seen, weigh = observe(task, response["text"], response["ended"]), self.weights
         opinion = weigh["helpful"] * seen.helpful - weigh["honest"] * seen.false - weigh["harmless"] * seen.toxic
         opinion -= weigh["brief"] * (seen.surplus + seen.unfinished)
-        return opinion + self.noise * gumbel(self.name, tasks.prompt(task), response["text"], response["ended"])
+        return opinion + noise * self.noise * gumbel(self.name, tasks.prompt(task), response["text"], response["ended"])
 
     def rank(self, task, responses):
         """Ranks the responses: a list of ranks, 1 is best, equal numbers are ties (paper 3.4, Figure 12).

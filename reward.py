@@ -1,0 +1,395 @@
+"""Step 2. The reward model: what people prefer, as a number.
+
+    out/sft_epochs/*.pt, out/sft_mix.pt, out/gpt.pt -> out/rankings.jsonl, out/reward_1.pt, out/sft.pt       (round 1)
+    the same and out/ppo_1.pt                       -> more rankings,      out/reward.pt                     (round 2)
+
+Labelers rank K responses to a prompt (section 3.5: K = 4 to 9). The reward model is the SFT model with its last layer replaced
+by one that puts out a single number, and it learns to score the preferred response higher (equation 1):
+
+    loss = - 1 / C(K, 2)  E[ log sigmoid( r(x, y_w) - r(x, y_l) ) ]
+
+All C(K, 2) pairs of a prompt are one batch element: each response is read once, and correlated pairs cannot be spread over
+several updates, which overfits (3.5). Ties are dropped. A bias finally puts labelers' demonstrations at 0 on average (3.5).
+
+Two rounds. A reward model that has only seen the SFT model's responses is soon fooled by the policy that is trained against
+it; so, as the paper says of steps 2 and 3, the loop is iterated: the first PPO policy's responses are ranked too.
+"""
+import json
+import os
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from data import prepare, tokenizer
+from data.judge import judge
+from data.labeler import labelers
+from model import (GPTConfig, MetricLog, Common, Trunk, UserError, cosine, generate, init_weights, load_checkpoint, load_model, need,
+                   pad_batch, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
+from sft import read_demonstrations
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
+
+MAX_NEW_TOKENS = 32             # the longest response, in every stage and for every model
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"      # Okabe and Ito's colour-blind-safe palette
+
+
+@dataclass
+class Config(Common):
+    """Settings, the paper's value in brackets (3.5, C.2)."""
+    round: int = 1              # 1: rank samples of the SFT models; 2: also of the first PPO policy, and train on both rounds
+    prompts_1: int = 4_000      # prompts ranked in round 1 (33,207 in all)
+    prompts_2: int = 6_000      # prompts ranked in round 2
+    k: int = 6                  # responses a prompt (4 to 9)
+    epochs: int = 1             # passes over the rankings (1: more overfit)
+    batch_size: int = 16        # prompts of a step (64): we have a third of the prompts, so smaller batches for as many steps
+    lr: float = 1e-3            # peak, cosine to 10 % (9e-6 for 6B)
+
+
+# ---------------------------------------------------------------- rankings
+
+
+def samplers(config):
+    """The mix of response writers, a (name, model, temperature) for each of the K places; None: the answer to another prompt.
+
+    Variety is what makes the reward model robust: hot samples, the base model and answers to other prompts show it the kinds
+    of nonsense that a policy might otherwise try. The paper's come "primarily" from SFT policies, in part from PPO policies."""
+    sft = load_model(need(config, f"sft_epochs/{sft_epochs(config)[-1]}", "sft.py"))
+    mixed, gpt = load_model(need(config, "sft_mix", "sft.py")), load_model(need(config, "gpt", "model.py"))
+    odd = [("sft_hot", sft, 1.5), ("gpt", gpt, 1.0), ("other_prompt", None, 1.0)]
+    if config.round == 1:
+        return [("sft", sft, 1.0), ("sft", sft, 1.0), ("sft_mix", mixed, 1.0), ("sft_mix", mixed, 1.0), ("sft_hot", sft, 1.3)], odd
+    policy = load_model(need(config, "ppo_1", "ppo.py"))
+    return [("ppo_1", policy, 1.0), ("ppo_1", policy, 1.0), ("ppo_hot", policy, 1.3), ("sft", sft, 1.0), ("sft_mix", mixed, 1.0)], odd
+
+
+def sft_epochs(config):
+    """The names of the SFT epochs that were kept, e.g. ["01", ..., "16"]."""
+    names = sorted(path.stem for path in (Path(config.out) / "sft_epochs").glob("*.pt"))
+    if not names:
+        raise UserError(f"{config.out}/sft_epochs is empty: run `python sft.py` first")
+    return names
+
+
+def collect(rows, mix, k, rng, generator):
+    """K distinct responses to each prompt: a list of lists of {"text", "ended", "sampler"}.
+
+    rows: lines of a prompts file; mix: see `samplers`. The last place is taken by one of the odd samplers in turn. A response
+    that somebody has given already is drawn again, hotter; what is still the same then is left out (so K may be smaller)."""
+    encoding, (usual, odd) = tokenizer.load(), mix
+    prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
+    found = [{} for _ in rows]                                          # text -> response
+
+    def draw(which, name, model, temperature):
+        answers = generate(model, [prompts[i] for i in which], MAX_NEW_TOKENS, temperature, generator)
+        for i, ids in zip(which, answers):
+            text, ended = tokenizer.response_text(encoding, ids)
+            found[i].setdefault(text, {"text": text, "ended": ended, "sampler": name})
+
+    everybody = list(range(len(rows)))
+    for name, model, temperature in usual[:k - 1]:
+        draw(everybody, name, model, temperature)
+    for turn, (name, model, temperature) in enumerate(odd):
+        which = everybody[turn::len(odd)]
+        if model is not None:
+            draw(which, name, model, temperature)
+        else:
+            for i in which:                                             # somebody's right words, in the wrong place
+                other = rng.choice(list(found[rng.choice(everybody)].values()))
+                found[i].setdefault(other["text"], {**other, "sampler": name})
+    for again in range(3):
+        short = [i for i in everybody if len(found[i]) < k]
+        if short:
+            draw(short, usual[again][0], usual[again][1], 1.2 + 0.2 * again)
+    return [rng.sample(list(responses.values()), len(responses)) for responses in found]
+
+
+def rank(rows, responses, people, rng, round):
+    """One labeler ranks all responses to a prompt: lines for out/rankings.jsonl."""
+    ranked = []
+    for row, answers in zip(rows, responses):
+        person = rng.choice(people)
+        ranked.append({"prompt": row["prompt"], "task": row["task"], "responses": answers,
+                       "ranks": person.rank(row["task"], answers), "labeler": person.name, "round": round})
+    return ranked
+
+
+def write_rankings(path, ranked):
+    """Writes out/rankings.jsonl, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in ranked))
+    os.replace(partial, path)
+
+
+# ---------------------------------------------------------------- the model and its loss
+
+
+class RewardModel(nn.Module):
+    """A language model whose last layer puts out one number at each position. The parameter names are those of
+    GPT2ForSequenceClassification in transformers; PPO's value network is one of these too."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transformer = Trunk(config)
+        self.score = nn.Linear(config.n_embd, 1, bias=False)
+        self.register_buffer("bias", torch.zeros(()))                   # puts demonstrations at 0 (3.5); not trained
+        self.apply(init_weights)
+        nn.init.zeros_(self.score.weight)                               # all responses start equal: loss log 2
+
+    def values(self, idx):
+        """idx (B, T) -> (B, T): the number at every position, having read up to and with it."""
+        return self.score(self.transformer(idx)).squeeze(-1) + self.bias
+
+    def forward(self, idx, lengths):
+        """idx (B, T), lengths (B,) -> scores (B,): the number at the last real token; padding behind it cannot matter."""
+        return self.values(idx).gather(1, lengths[:, None] - 1).squeeze(1)
+
+
+def from_language_model(path, device):
+    """A reward model with the trunk of a language model and a fresh head."""
+    saved = load_checkpoint(path, device)
+    model = RewardModel(GPTConfig(**{**saved["config"], "dropout": 0.0})).to(device)
+    model.transformer.load_state_dict({k.removeprefix("transformer."): v for k, v in saved["state"].items() if k.startswith("transformer.")})
+    return model
+
+
+def load_reward_model(path, device="cpu"):
+    """The reward model of a checkpoint."""
+    saved = load_checkpoint(path, device)
+    if saved["kind"] != "RewardModel":
+        raise UserError(f"{path}: holds a {saved['kind']}, not a reward model")
+    model = RewardModel(GPTConfig(**saved["config"])).to(device)
+    model.load_state_dict(saved["state"])
+    return model.eval()
+
+
+def ranking_loss(scores, valid):
+    """Equation 1. scores (N, K); valid (N, K, K), true where response i of a prompt was ranked above j -> scalar.
+
+    The mean over a prompt's valid pairs, then over prompts: each prompt is one batch element, however many pairs it has."""
+    margins = scores[:, :, None] - scores[:, None, :]                   # (N, K, K): r(x, y_i) - r(x, y_j)
+    pairs = valid.sum(dim=(1, 2))                                       # (N,): C(K, 2) less ties
+    losses = -(F.logsigmoid(margins) * valid).sum(dim=(1, 2)) / pairs.clamp(min=1)              # (N,)
+    return losses.sum() / (pairs > 0).sum().clamp(min=1)
+
+
+def ranking_batch(lines, encoding, pad, device):
+    """Lines of rankings -> idx (N * K, T), lengths (N * K,), valid (N, K, K); where a prompt has fewer responses than K, the
+    first stands in and takes part in no pair."""
+    K = max(len(line["responses"]) for line in lines)
+    sequences, valid = [], torch.zeros(len(lines), K, K, dtype=torch.bool)
+    for n, line in enumerate(lines):
+        prompt = tokenizer.prompt_ids(encoding, line["prompt"])
+        answers = [prompt + tokenizer.response_ids(encoding, r["text"], r["ended"]) for r in line["responses"]]
+        sequences += answers + [answers[0]] * (K - len(answers))
+        ranks = torch.tensor(line["ranks"])
+        valid[n, :len(answers), :len(answers)] = ranks[:, None] < ranks[None, :]
+    idx, lengths = pad_batch(sequences, pad, device)                    # (N * K, T), (N * K,)
+    return idx, lengths, valid.to(device)
+
+
+@torch.no_grad()
+def score(model, encoding, pairs):
+    """Scores of many (prompt text, response {"text", "ended"}) pairs: a list of floats, in the order given."""
+    sequences = [tokenizer.prompt_ids(encoding, p) + tokenizer.response_ids(encoding, r["text"], r["ended"]) for p, r in pairs]
+    order, scores = sorted(range(len(pairs)), key=lambda i: len(sequences[i])), [0.0] * len(pairs)
+    for start in range(0, len(order), 256):
+        rows = order[start:start + 256]
+        values = model(*pad_batch([sequences[i] for i in rows], model.config.pad, model.score.weight.device))     # (256,)
+        for i, value in zip(rows, values.tolist()):
+            scores[i] = value
+    return scores
+
+
+# ---------------------------------------------------------------- how good is it?
+
+
+def pair_rows(ranked, scorer):
+    """All pairs that a labeler did not tie: (score margin of the preferred over the other) for each, as a list.
+
+    scorer: line -> a number for each response of it."""
+    margins = []
+    for line in ranked:
+        values = scorer(line)
+        margins += [values[i] - values[j] for i, a in enumerate(line["ranks"]) for j, b in enumerate(line["ranks"]) if a < b]
+    return margins
+
+
+def accuracy(margins):
+    """The share of pairs whose order is right; an equal score is half right."""
+    return sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins) / max(1, len(margins))
+
+
+def scores_of(model, encoding, ranked):
+    """Scores of every response of every line: a list of lists."""
+    flat = iter(score(model, encoding, [(line["prompt"], r) for line in ranked for r in line["responses"]]))
+    return [[next(flat) for _ in line["responses"]] for line in ranked]
+
+
+def agreement(ranked, people, rng, pairs=3_000):
+    """How often two labelers of a group prefer the same of two distinct responses; where one of them ties, half."""
+    agree = []
+    for _ in range(pairs):
+        line = rng.choice(ranked)
+        if len(line["responses"]) > 1:
+            a, b = rng.sample(line["responses"], 2)
+            one, two = (person.prefer(line["task"], a, b) for person in rng.sample(people, 2))
+            agree.append(0.5 if 0.5 in (one, two) else float(one == two))
+    return sum(agree) / len(agree)
+
+
+def opinion_without_noise(people):
+    """What a perfect reward model would predict: the mean opinion of a group, its members' errors left out."""
+    def scorer(line):
+        return [sum(p.opinion(line["task"], r, noise=False) for p in people) / len(people) for r in line["responses"]]
+    return scorer
+
+
+def measure(model, config, rows):
+    """The reward model on prompts that it was not trained on, responses from the same mix, and from the SFT model alone.
+
+    Returns (results.json's "reward_model", score margins for the calibration plot). Ceilings: what the noise-free mean opinion
+    of the training labelers would reach, which no reward model trained on their rankings can beat for long."""
+    encoding, rng, generator = tokenizer.load(), random.Random(config.seed), torch.Generator().manual_seed(config.seed)
+    usual, odd = samplers(config)
+    mixed = collect(rows, (usual, odd), config.k, rng, generator)
+    sft = [entry for entry in usual if entry[0] == "sft"][:1] * (config.k - 1)
+    alone = collect(rows, (sft, []), config.k, rng, generator)
+    people = {group: labelers(group) for group in ("train", "held_out")}
+    lines = {"train_labelers": rank(rows, mixed, people["train"], rng, 0), "heldout_labelers": rank(rows, mixed, people["held_out"], rng, 0),
+             "sft_pairs": rank(rows, alone, people["train"], rng, 0)}
+    perfect, report, ceilings, margins = opinion_without_noise(people["train"][:10]), {}, {}, {}
+    for name, ranked in lines.items():
+        scores = iter(scores_of(model, encoding, ranked))
+        margins[name] = pair_rows(ranked, lambda line: next(scores))
+        report[f"accuracy_{name}"] = accuracy(margins[name])
+        ceilings[name] = accuracy(pair_rows(ranked, perfect))
+    gold = [{**line, "ranks": [-judge(line["task"], r["text"], r["ended"]).utility for r in line["responses"]]} for line in lines["train_labelers"]]
+    scores = iter(scores_of(model, encoding, gold))
+    report["accuracy_gold"] = accuracy(pair_rows(gold, lambda line: next(scores)))
+    ceilings["gold"] = accuracy(pair_rows(gold, perfect))
+    report["labeler_agreement"] = agreement(lines["sft_pairs"], people["train"], rng)
+    return {**report, "ceilings": ceilings}, margins
+
+
+def choose_sft(config, model, rows):
+    """The SFT epoch whose samples the reward model scores best on validation prompts (C.1): a list of (epoch, mean score)."""
+    encoding, table = tokenizer.load(), []
+    prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
+    for name in tqdm(sft_epochs(config), desc="which SFT epoch"):
+        generator = torch.Generator().manual_seed(config.seed)
+        texts = [tokenizer.response_text(encoding, ids) for ids in
+                 generate(load_model(f"{config.out}/sft_epochs/{name}.pt"), prompts, MAX_NEW_TOKENS, 1.0, generator)]
+        scores = score(model, encoding, [(row["prompt"], {"text": t, "ended": e}) for row, (t, e) in zip(rows, texts)])
+        table.append((name, sum(scores) / len(scores)))
+    return table
+
+
+def plot(path, log, margins, table):
+    """out/reward.png: the loss, the calibration, the SFT epochs."""
+    fig, axes = plt.subplots(1, 3, figsize=(13, 3.8))
+    smooth = [sum(log[max(0, i - 10):i + 11]) / len(log[max(0, i - 10):i + 11]) for i in range(len(log))]
+    axes[0].plot(smooth, color=BLUE)
+    axes[0].axhline(0.6931, color=GREY, linestyle=":", label="a coin flip, log 2")
+    axes[0].set(xlabel="step", ylabel="ranking loss (nats a pair)", title="Equation 1 goes down")
+    for (name, values), colour, marker in zip(list(margins.items())[:2], (BLUE, ORANGE), "os"):
+        both = torch.tensor(values + [-v for v in values])              # each pair seen from either side
+        right = torch.tensor([1.0] * len(values) + [0.0] * len(values))
+        edges = both.quantile(torch.linspace(0, 1, 13))[1:-1]
+        bins = torch.bucketize(both, edges)
+        axes[1].plot([both.sigmoid()[bins == b].mean() for b in range(12)], [right[bins == b].mean() for b in range(12)],
+                     marker=marker, color=colour, label=name.replace("_", " "))
+    axes[1].plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
+    axes[1].set(xlabel="predicted: sigmoid(score difference)", ylabel="observed share preferred", title="Calibration, held-out prompts")
+    if table:
+        axes[2].plot([int(name) for name, _ in table], [value for _, value in table], marker="o", color=GREEN)
+        axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples", title="More SFT epochs score higher (C.1)")
+    for axis in axes[:2]:
+        axis.legend(frameon=False, fontsize=8)
+    fig.tight_layout()
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
+# ---------------------------------------------------------------- training
+
+
+def fit(config, ranked):
+    """One epoch over the rankings; returns (model, losses)."""
+    device, rng, _ = set_up(config)
+    encoding = tokenizer.load()
+    model = from_language_model(Path(config.out) / "sft_epochs" / f"{sft_epochs(config)[-1]}.pt", device)
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95))
+    steps = config.epochs * (len(ranked) // config.batch_size)
+    log, losses, bar = MetricLog(config, f"reward_{config.round}"), [], tqdm(range(steps), desc=f"reward model, round {config.round}")
+    for step in bar:
+        if step % (len(ranked) // config.batch_size) == 0:
+            queue = rng.sample(ranked, len(ranked))
+        lines, queue = queue[:config.batch_size], queue[config.batch_size:]
+        idx, lengths, valid = ranking_batch(lines, encoding, model.config.pad, device)          # (N * K, T), (N * K,), (N, K, K)
+        scores = model(idx, lengths).view(len(lines), -1)                                       # (N, K)
+        loss = ranking_loss(scores, valid)
+        optimizer.param_groups[0]["lr"] = cosine(step, steps, config.lr, warmup=steps // 50)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        right = ((scores[:, :, None] > scores[:, None, :]) & valid).sum().item() / max(1, valid.sum().item())
+        losses.append(loss.item())
+        log.write(step=step, loss=loss.item(), accuracy=right)
+        bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
+    return model.eval(), losses
+
+
+@torch.no_grad()
+def centre(model, encoding):
+    """Sets the bias that puts the labelers' demonstrations at 0 on average (3.5)."""
+    demonstrations = read_jsonl(prepare.FOLDER / "demonstrations.jsonl")[:1_000]
+    scores = score(model, encoding, [(row["prompt"], {"text": row["completion"], "ended": True}) for row in demonstrations])
+    model.bias -= sum(scores) / len(scores)
+
+
+def train(config):
+    """Collects this round's rankings, trains the reward model on all of them; in round 1 also picks the SFT baseline."""
+    start, path = time.time(), Path(config.out) / "rankings.jsonl"
+    device, rng, generator = set_up(config)
+    encoding, prompts = tokenizer.load(), read_jsonl(prepare.FOLDER / "prompts_rm.jsonl")
+    valid = read_jsonl(prepare.FOLDER / "prompts_valid.jsonl")
+    print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
+    rows = prompts[:config.prompts_1] if config.round == 1 else prompts[config.prompts_1:config.prompts_1 + config.prompts_2]
+    responses = []
+    mix = samplers(config)
+    for i in tqdm(range(0, len(rows), 1_000), desc="sampling and ranking"):
+        responses += collect(rows[i:i + 1_000], mix, config.k, rng, generator)
+    kept = [(row, answers) for row, answers in zip(rows, responses) if len(answers) >= min(4, config.k)]
+    ranked = rank([row for row, _ in kept], [answers for _, answers in kept], labelers("train"), rng, config.round)
+    if config.round == 2:
+        ranked = [line for line in read_jsonl(path) if line["round"] == 1] + ranked
+    write_rankings(path, ranked)
+    model, losses = fit(config, ranked)
+    centre(model, encoding)
+    name, parents = ("reward_1", ["sft_mix"]) if config.round == 1 else ("reward", ["reward_1", "ppo_1"])
+    save_checkpoint(Path(config.out) / f"{name}.pt", model, **stage_extra(config, "reward", made_from=parents))
+    report, margins = measure(model, config, valid[:400])
+    table = []
+    if config.round == 1:
+        table = choose_sft(config, model, valid[:500])
+        epoch = max(table, key=lambda row: row[1])[0]
+        chosen = load_model(Path(config.out) / "sft_epochs" / f"{epoch}.pt")
+        save_checkpoint(Path(config.out) / "sft.pt", chosen, **stage_extra(config, "sft", made_from=["gpt", "reward_1"]), epoch=int(epoch))
+        print(f"    the reward model likes SFT epoch {int(epoch)} best; it becomes {config.out}/sft.pt, the baseline")
+    plot(Path(config.out) / f"{name}.png", losses, margins, table)
+    print("    " + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in report.items() if key != "ceilings"))
+    print(f"made {config.out}/{name}.pt from {len(ranked):,} rankings in {time.time() - start:.0f} s. Next: python ppo.py\n")
+
+
+if __name__ == "__main__":
+    run_script(train, Config, __doc__)
