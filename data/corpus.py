@@ -113,16 +113,21 @@ def exam_sheet(rng, exclude):
     return "\n".join(prompt(question(rng, exclude)) for _ in range(rng.randint(2, 5)))
 
 
+PRAISE = ["Right!", "That was good.", "Yes!"]
+BLAME = {"careless": ["Wrong!", "That was wrong."], "rude": ["How rude!", "Be polite!"], "ramble": ["Too long!", "That was too long."],
+         "unfinished": ["Not finished!", "Where is the end?"]}
+
+
 def forum_thread(rng, exclude):
-    """Questions with answers; a thread as a whole is good, mixed or bad, and mixed ones carry remarks."""
-    slips = rng.choice([0.0, 0.0, 0.0, 0.5, 1.0])
-    lines = []
+    """Questions with answers. Some threads are good; in the others every second answer has a slip, and people remark on each:
+    so the base model learns to tell a right answer from a wrong one, and the reward model inherits it."""
+    good, lines = rng.random() < 0.4, []
     for _ in range(rng.randint(1, 4)):
         task = question(rng, exclude)
-        answer, slip = honest_answer(task, rng), rng.random() < slips
-        lines += [f"{QUESTION} {prompt(task)}", f"{ANSWER} {labeler.add_slip(task, answer, rng) if slip else answer}"]
-        if slips == 0.5:
-            lines.append(f"{REMARK} {rng.choice(['No!', 'Wrong!', 'That was bad.']) if slip else rng.choice(['Yes!', 'Right!', 'That was good.'])}")
+        answer, slip = honest_answer(task, rng), None if good or rng.random() < 0.5 else labeler.draw_slip(task, rng)
+        lines += [f"{QUESTION} {prompt(task)}", f"{ANSWER} {labeler.add_slip(task, answer, rng, slip) if slip else answer}"]
+        if not good:
+            lines.append(f"{REMARK} {rng.choice(BLAME[slip] if slip else PRAISE)}")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from data.judge import observe
 
 N_TRAIN, N_HELD_OUT = 40, 20       # paper: about 40 labelers; held-out ones did no screening and no training data
 SLIPS = 0.40                       # the share of demonstrations with a slip: the dial, frozen before the first PPO run
-NOISE = 0.16                       # mean Gumbel scale of a labeler's error; two of them agree on about 72.6 % of pairs
+NOISE = 0.20                       # mean Gumbel scale of a labeler's error; two of them agree on about 72.6 % of pairs
 TIE = 0.06                         # two responses that seem closer than this are ranked equal
 
 # The mean weight of each taste, by group. Each labeler's own weights lie within +-30 % of these.
@@ -63,7 +63,7 @@ class Labeler:
         """An answer as this person writes it: honest, but with probability `slips` there is a slip in it."""
         rng = random.Random(f"{self.name} demonstrates {tasks.prompt(task)}")
         answer = tasks.honest_answer(task, rng)
-        return add_slip(task, answer, rng) if rng.random() < slips else answer
+        return add_slip(task, answer, rng, draw_slip(task, rng)) if rng.random() < slips else answer
 
 
 def labelers(group):
@@ -77,15 +77,21 @@ def gumbel(*key):
     return -math.log(-math.log((int.from_bytes(digest, "big") + 0.5) / 2 ** 64))
 
 
-def add_slip(task, answer, rng):
-    """The answer with one slip: rambling on, careless, rude or unfinished. A rude user gets a rude answer more often."""
-    slip = rng.choices(["ramble", "careless", "rude", "unfinished"], weights=[3, 4, 3 if "rude_user" in task else 0 if "respect" in task else 2, 1])[0]
+def draw_slip(task, rng):
+    """The kind of slip; a rude user gets a rude answer more often, one who asks for respect never."""
+    rude = 3 if "rude_user" in task else 0 if "respect" in task else 2
+    return rng.choices(["ramble", "careless", "rude", "unfinished"], weights=[3, 4, rude, 1])[0]
+
+
+def add_slip(task, answer, rng, slip):
+    """The answer with one slip of the given kind."""
     if slip == "ramble":
         return answer + " " + " ".join(ramble(rng) for _ in range(rng.choice([1, 1, 2])))
     if slip == "careless":
         return careless(task, answer, rng)
     if slip == "rude":
-        return " ".join([answer, rng.choice(town.RUDE_REMARKS)][:: rng.choice([1, -1])])
+        remark = rng.choice(town.RUDE_REMARKS)
+        return rng.choice([f"{remark} {answer}", f"{answer} {remark}"])
     pieces = answer.split()                                             # unfinished: the end is missing
     return " ".join(pieces[:rng.randint(1, max(1, len(pieces) - 1))]).rstrip(".")
 
@@ -93,8 +99,7 @@ def add_slip(task, answer, rng):
 def careless(task, answer, rng):
     """A wrong word, a wrong number of sentences, or an invented answer where the text says nothing."""
     if answer == tasks.NOT_SAID:
-        kind = {"at": "at", "has": "has", "likes": "likes"}[task["attribute"]]
-        return tasks.text_of([tasks.person_statement(rng, task["person"], kind)])
+        return tasks.text_of([tasks.person_statement(rng, task["person"], task["attribute"])])
     pieces = town.sentences(answer)
     if "n" in task and len(pieces) > 1 and rng.random() < 0.5:
         return " ".join(pieces[:-1])

@@ -7,6 +7,7 @@ Any well-formed Unicode text round-trips: what was never merged stays bytes.
 """
 import base64
 import collections
+import functools
 from pathlib import Path
 
 import regex        # what tiktoken itself splits with; installed with it
@@ -102,3 +103,9 @@ def response_text(encoding, ids):
     """(text, ended) of sampled ids. Ids are never encoded again: what was sampled is what is scored."""
     ended = bool(ids) and ids[-1] == encoding.eot_token
     return encoding.decode(ids[:-1] if ended else ids).removeprefix(" ").replace("\n ", "\n"), ended
+
+
+@functools.cache
+def load_cached():
+    """`load()` of the project's own tokenizer, read once."""
+    return load()

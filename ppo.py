@@ -1,0 +1,536 @@
+"""Step 3. Reinforcement learning from human feedback: PPO against the reward model. Also the main command: `python ppo.py`.
+
+    out/sft_mix.pt + out/reward.pt -> out/ppo.pt, out/ppo_ptx.pt, out/results.json, out/*.png
+
+The environment is a bandit (section 3.5): one prompt, one response, one score from the reward model, episode over. The policy
+maximises (equation 2)
+
+    E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_SFT(y|x) ) ]  +  gamma_ptx E_x~pretraining [ log pi(x) ]
+
+The first term is reached by PPO (Schulman et al. 2017) with the KL penalty paid token by token; the second mixes in gradients
+of the pretraining loss. gamma_ptx = 0 is "PPO"; with it, "PPO-ptx", which the paper calls InstructGPT.
+
+In this file, top to bottom: the arithmetic, on one screen; a rollout; an update; the training loop; and below a rule the
+evaluation, the pictures, and the order of the whole run: whatever has no output yet is made, in two rounds,
+
+    model.py -> sft.py -> reward.py -> PPO -> reward.py again, with PPO's samples -> PPO and PPO-ptx -> evaluation.
+
+Metrics in out/ppo*.jsonl, a line an iteration (means over the iteration's episodes or tokens):
+    score       reward model's score          gold           the judge's utility, which training never sees
+    kl          k1, sum over tokens of log pi - log pi_SFT   kl_k3      the same by Schulman's k3, never negative
+    reward      score - beta * kl             length, ended  tokens of a response, share that ended by itself
+    entropy     of the next token, in nats    ratio          pi / pi_old, largest departure from 1 in the first minibatch
+    clip_fraction, approx_kl                  share of clipped tokens; KL of the update itself
+    policy_loss, value_loss, ptx_loss         the three losses      explained_variance   of the returns, by the value network
+    grad_norm   of the policy, before clipping
+"""
+import copy
+import dataclasses
+import json
+import os
+import random
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from tqdm import tqdm
+
+import model as pretraining
+import reward as reward_stage
+import sft as sft_stage
+from data import corpus, prepare, tasks, tokenizer
+from data import judge as gold_judge
+from data.labeler import labelers
+from model import (Common, MetricLog, corpus_batches, corpus_loss, distribution, generate, load_model, made, need, pad_batch,
+                   read_corpus, read_jsonl, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
+from reward import BLUE, GREEN, GREY, MAX_NEW_TOKENS, ORANGE, load_reward_model, plt, score
+
+
+@dataclass
+class Config(Common):
+    """Settings, the paper's value in brackets (C.4)."""
+    iterations_1: int = 30      # rollouts and updates of the first round, whose policy only feeds round 2 of the reward model
+    iterations: int = 60        # of the second round (500: 256,000 episodes)
+    episodes: int = 256         # a rollout (512)
+    minibatch: int = 64         # episodes of an optimiser step (64)
+    inner_epochs: int = 1       # passes over a rollout (1)
+    beta: float = 0.05          # KL penalty (0.02); scores have another scale here, so it cannot be the same number
+    gamma_ptx: float = 1.0      # weight of the pretraining loss per token (27.8, normalised in a way the paper does not state)
+    clip: float = 0.2           # PPO's clipping range (0.2)
+    lam: float = 0.95           # GAE's lambda [not stated]; the discount is 1, as in the paper
+    lr: float = 1e-3            # policy, constant after warm-up (swept, 2.55e-6 to 2.55e-5 for 1.3B)
+    value_lr: float = 1e-3      # value network (9e-6)
+    no_end: float = 1.0         # taken off the score of a response that never ends [not stated]
+    split: str = "eval"         # prompts of the evaluation: eval, or valid while developing
+
+
+# ---------------------------------------------------------------- the arithmetic
+# (B, R): B episodes, R response positions, padded on the right; mask is 1.0 on response tokens, <|endoftext|> included.
+
+
+def token_rewards(scores, logprobs, ref_logprobs, mask, beta):
+    """Equation 2's first term, spread over tokens: scores (B,), the rest (B, R) -> rewards (B, R).
+
+    The KL penalty is paid where it arises; the score is paid on the last token of the response."""
+    rewards = -beta * (logprobs - ref_logprobs) * mask                  # (B, R)
+    last = mask.sum(1).long() - 1                                       # (B,)
+    return rewards.scatter_add(1, last[:, None], scores[:, None])       # (B, R)
+
+
+def gae(rewards, values, mask, gamma=1.0, lam=0.95):
+    """Generalised advantage estimation (Schulman et al. 2016): rewards, values, mask (B, R) -> advantages, returns (B, R).
+
+        delta_t = r_t + gamma V_(t+1) - V_t         A_t = delta_t + gamma lam A_(t+1)         return_t = A_t + V_t
+
+    V_t is the value before token t is emitted; after the last token it is 0."""
+    advantages, following, next_value = torch.zeros_like(rewards), 0.0, 0.0
+    for t in reversed(range(rewards.shape[1])):
+        m = mask[:, t]                                                  # (B,): past the end everything stays 0
+        delta = rewards[:, t] + gamma * next_value - values[:, t]       # (B,)
+        following = (delta + gamma * lam * following) * m               # (B,)
+        next_value = values[:, t] * m                                   # (B,)
+        advantages[:, t] = following
+    return advantages, (advantages + values) * mask
+
+
+def masked_mean(x, mask):
+    """Mean over response tokens: (B, R), (B, R) -> scalar."""
+    return (x * mask).sum() / mask.sum()
+
+
+def whiten(x, mask):
+    """Mean 0, variance 1 over response tokens; (B, R) -> (B, R). For advantages only: it would change a reward's sign."""
+    centred = (x - masked_mean(x, mask)) * mask                         # (B, R)
+    return centred / (masked_mean(centred ** 2, mask) + 1e-8).sqrt()
+
+
+def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
+    """PPO's clipped objective (equation 7 of Schulman et al. 2017), all (B, R) -> (loss, share of tokens clipped).
+
+    ratio = pi / pi_old. The larger of the two losses counts: a step that has gone far enough in the good direction
+    (ratio > 1 + clip with A > 0, ratio < 1 - clip with A < 0) gets no more gradient; one in the bad direction always does."""
+    ratio = (logprobs - old_logprobs).exp()                             # (B, R)
+    free = -advantages * ratio                                          # (B, R)
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)             # (B, R)
+    return masked_mean(torch.maximum(free, clipped), mask), masked_mean((clipped > free).float(), mask)
+
+
+def value_loss(values, old_values, returns, mask, clip):
+    """1/2 squared error, the larger of unclipped and clipped, all (B, R) -> scalar. [not stated in the paper]"""
+    near = old_values + (values - old_values).clamp(-clip, clip)        # (B, R)
+    return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (near - returns) ** 2), mask)
+
+
+def kl_estimates(logprobs, ref_logprobs):
+    """Two unbiased estimates of KL(pi || pi_ref) from pi's samples: (B, R) -> k1, k3 (B, R). k3 is never negative."""
+    k1 = logprobs - ref_logprobs
+    return k1, (-k1).exp() - 1 + k1
+
+
+# ---------------------------------------------------------------- rollout
+
+
+def at_responses(x, prompt_lengths, R):
+    """Cuts the response out of (B, T): column prompt_length - 1 + t -> column t of (B, R).
+
+    One to the left of the token, because both things that are cut stand there: model.logprobs puts the log-probability of
+    idx[:, c + 1] into column c, and the value before a token is what the network says having read all tokens before it."""
+    columns = prompt_lengths[:, None] - 1 + torch.arange(R, device=x.device)            # (B, R)
+    return x.gather(1, columns.clamp(max=x.shape[1] - 1))
+
+
+def batch_of(prompts, responses, pad, device):
+    """Lists of ids -> idx (B, T), lengths (B,), prompt_lengths (B,), mask (B, R). The mask comes from lengths, not from pads."""
+    idx, lengths = pad_batch([p + r for p, r in zip(prompts, responses)], pad, device)  # (B, T), (B,)
+    prompt_lengths = torch.tensor([len(p) for p in prompts], device=device)             # (B,)
+    R = int((lengths - prompt_lengths).max())
+    mask = (torch.arange(R, device=device) < (lengths - prompt_lengths)[:, None]).float()   # (B, R)
+    return idx, lengths, prompt_lengths, mask
+
+
+@torch.no_grad()
+def rollout(rows, policy, reference, value_net, reward_model, config, generator):
+    """Answers a batch of prompts with the policy and works out everything that the update needs, all without gradient.
+
+    Returns a dict: idx (B, T), prompt_lengths (B,), mask, logprobs, values, advantages, returns (B, R), and `stats`."""
+    encoding, device = tokenizer.load_cached(), policy.lm_head.weight.device
+    prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
+    responses = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)
+    idx, lengths, prompt_lengths, mask = batch_of(prompts, responses, policy.config.pad, device)
+    R = mask.shape[1]
+    logp = distribution(policy(idx[:, :-1]), 1.0, policy.config.pad)                    # (B, T - 1, V)
+    entropy = at_responses(-(logp.exp() * logp.clamp(min=-1e4)).sum(-1), prompt_lengths, R)                 # (B, R)
+    logprobs = at_responses(logp.gather(-1, idx[:, 1:, None]).squeeze(-1), prompt_lengths, R)               # (B, R)
+    ref_logprobs = at_responses(pretraining.logprobs(reference, idx), prompt_lengths, R)                    # (B, R)
+    values = at_responses(value_net.values(idx), prompt_lengths, R) * mask                                  # (B, R)
+    answers = [tokenizer.response_text(encoding, ids) for ids in responses]
+    ended = torch.tensor([e for _, e in answers], device=device).float()                # (B,)
+    scores = reward_model(idx, lengths) - config.no_end * (1 - ended)                   # (B,)
+    rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.beta)          # (B, R)
+    advantages, returns = gae(rewards, values, mask, 1.0, config.lam)                   # (B, R), (B, R)
+    k1, k3 = kl_estimates(logprobs, ref_logprobs)                                       # (B, R), (B, R)
+    gold = [gold_judge.judge(row["task"], text, e).utility for row, (text, e) in zip(rows, answers)]
+    unexplained = masked_mean((returns - values) ** 2, mask) / masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
+    stats = dict(score=scores.mean(), gold=sum(gold) / len(gold), kl=(k1 * mask).sum(1).mean(), kl_k3=(k3 * mask).sum(1).mean(),
+                 reward=rewards.sum(1).mean(), length=mask.sum(1).mean(), ended=ended.mean(), entropy=masked_mean(entropy, mask),
+                 explained_variance=1 - unexplained)
+    return dict(idx=idx, prompt_lengths=prompt_lengths, mask=mask, logprobs=logprobs, values=values, returns=returns,
+                advantages=whiten(advantages, mask), ref_logprobs=ref_logprobs, rewards=rewards, raw_advantages=advantages,
+                stats={k: float(v) for k, v in stats.items()}, answers=answers, scores=scores)
+
+
+# ---------------------------------------------------------------- update
+
+
+def update(batch, rows, policy, value_net, optimizers, config, documents=None):
+    """One optimiser step of policy and value network on the episodes `rows` (a LongTensor) of a rollout.
+
+    documents: corpus texts whose pretraining loss, times gamma_ptx, joins the same step (equation 2). Returns metrics."""
+    mask = batch["mask"][rows]                                                          # (b, R)
+    R = mask.shape[1]
+    idx, prompt_lengths = batch["idx"][rows], batch["prompt_lengths"][rows]             # (b, T), (b,)
+    logprobs = at_responses(pretraining.logprobs(policy, idx), prompt_lengths, R)       # (b, R)
+    old_logprobs = batch["logprobs"][rows]                                              # (b, R)
+    loss, clip_fraction = policy_loss(logprobs, old_logprobs, batch["advantages"][rows], mask, config.clip)
+    ptx_loss = corpus_loss(policy, documents) if documents else torch.zeros(())
+    (loss + config.gamma_ptx * ptx_loss).backward()
+    values = at_responses(value_net.values(idx), prompt_lengths, R) * mask              # (b, R)
+    v_loss = value_loss(values, batch["values"][rows], batch["returns"][rows], mask, config.clip)
+    v_loss.backward()
+    grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(value_net.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    change = (logprobs - old_logprobs).detach()                                         # (b, R)
+    ratio = 1 + ((change.exp() - 1) * mask).abs().max()
+    return dict(policy_loss=loss.item(), value_loss=v_loss.item(), ptx_loss=ptx_loss.item(), clip_fraction=clip_fraction.item(),
+                approx_kl=masked_mean(change.exp() - 1 - change, mask).item(), ratio=ratio.item(), grad_norm=grad_norm.item())
+
+
+# ---------------------------------------------------------------- training
+
+
+def fit(config, name, reward_name, iterations, gamma_ptx):
+    """PPO from out/sft_mix.pt against a reward model; writes out/<name>.pt (averaged weights) and out/<name>.jsonl.
+
+    Warm-up: the first 2 % of iterations, from a tenth of the learning rate, then constant, as in the paper. The weights are
+    averaged with a decay that has forgotten all but 1.8 % of the start at the end, as the paper's 0.992 has after 500
+    iterations; the averaged weights are the ones that are kept and evaluated [the paper does not say]."""
+    start = time.time()
+    device, rng, generator = set_up(config)
+    encoding = tokenizer.load_cached()
+    path = need(config, "sft_mix", "sft.py")
+    policy, reference = load_model(path, device), load_model(path, device)
+    reward_model = load_reward_model(need(config, reward_name, "reward.py"), device)
+    value_net = copy.deepcopy(reward_model)                             # a network of its own, initialised from the RM
+    average, decay = copy.deepcopy(policy), 0.018 ** (1 / iterations)
+    optimizers = [torch.optim.Adam(policy.parameters(), betas=(0.9, 0.95)), torch.optim.Adam(value_net.parameters(), betas=(0.9, 0.95))]
+    rows, config = read_jsonl(prepare.FOLDER / "prompts_rl.jsonl"), dataclasses.replace(config, gamma_ptx=gamma_ptx)
+    queue, log, bar = [], MetricLog(config, name), tqdm(range(iterations), desc=name)
+    pretraining_documents = corpus_batches(read_corpus(encoding, policy.config.block_size)[0], 2_048, rng) if gamma_ptx else None
+    for iteration in bar:
+        if len(queue) < config.episodes:
+            queue = rng.sample(rows, len(rows))
+        prompts, queue = queue[:config.episodes], queue[config.episodes:]
+        batch = rollout(prompts, policy, reference, value_net, reward_model, config, generator)
+        warm = min(1.0, 0.1 + 0.9 * iteration / max(1, round(0.02 * iterations)))
+        for optimizer, lr in zip(optimizers, (config.lr, config.value_lr)):
+            optimizer.param_groups[0]["lr"] = warm * lr
+        steps = []
+        for _ in range(config.inner_epochs):
+            for part in torch.tensor(rng.sample(range(config.episodes), config.episodes)).split(config.minibatch):
+                documents = next(pretraining_documents) if gamma_ptx else None
+                steps.append(update(batch, part, policy, value_net, optimizers, config, documents))
+        with torch.no_grad():
+            for mean, now in zip(average.parameters(), policy.parameters()):
+                mean.lerp_(now, 1 - decay)
+        metrics = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]} | {"ratio": steps[0]["ratio"]}
+        log.write(step=iteration, **batch["stats"], **metrics)
+        bar.set_postfix(score=f"{batch['stats']['score']:.2f}", gold=f"{batch['stats']['gold']:.2f}", kl=f"{batch['stats']['kl']:.2f}")
+        if iteration in (0, iterations - 1):
+            for row, (text, _), value in list(zip(prompts, batch["answers"], batch["scores"].tolist()))[:2]:
+                tqdm.write(f"    [{value:+.2f}] {row['prompt']} -> {text}")
+    extra = stage_extra(config, "ppo", made_from=["sft_mix", reward_name])
+    save_checkpoint(Path(config.out) / f"{name}.pt", average, **extra)
+    save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)
+    print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s: score {batch['stats']['score']:.2f}, gold {batch['stats']['gold']:.3f}, "
+          f"KL {batch['stats']['kl']:.2f}\n")
+    return average
+
+
+def trace(prompt, config=Config(), name="ppo_ptx"):
+    """One episode, a dict a token: token, logprob, ref_logprob, kl, reward, value, advantage, return. Uses out/<name>.pt."""
+    device, _, generator = set_up(config)
+    policy, reference = load_model(need(config, name, "ppo.py"), device), load_model(need(config, "sft_mix", "sft.py"), device)
+    value_net, reward_model = (load_reward_model(Path(config.out) / f"{n}.pt", device) for n in (f"{name}_value", "reward"))
+    task = {"use_case": "other", "kind": "echo", "word": "", "n": 1}    # no task is known for a free prompt: gold means nothing here
+    batch = rollout([{"prompt": prompt, "task": task}], policy, reference, value_net, reward_model, config, generator)
+    encoding, start, n = tokenizer.load_cached(), int(batch["prompt_lengths"][0]), int(batch["mask"].sum())
+    columns = ("logprobs", "ref_logprobs", "rewards", "values", "raw_advantages", "returns")
+    table = zip(batch["idx"][0, start:start + n].tolist(), *(batch[c][0, :n].tolist() for c in columns))
+    return [{"token": encoding.decode([t]), "logprob": lp, "ref_logprob": ref, "kl": lp - ref, "reward": r, "value": v,
+             "advantage": a, "return": g} for t, lp, ref, r, v, a, g in table]
+
+
+# ================================================================ evaluation
+
+FEW_SHOT = [("Name two colours.", "I think of red and blue."), ("I am Ann. I lost my hat.", "I am sorry that you lost your hat, Ann."),
+            ("Write one sentence about the fox.", "The fox is red.")]
+MODELS = ["gpt", "gpt_prompted", "sft", "sft_best_of_16", "ppo", "ppo_ptx"]
+TITLES = {"gpt": "GPT", "gpt_prompted": "GPT (prompted)", "sft": "SFT", "sft_best_of_16": "SFT best of 16", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+
+
+def few_shot_ids(encoding, prompt):
+    """The prompt as the next question of a forum thread with good answers: what "GPT (prompted)" gets."""
+    thread = [f"{corpus.QUESTION} {q}\n{corpus.ANSWER} {a}" for q, a in FEW_SHOT]
+    return [encoding.eot_token] + tokenizer.encode(encoding, "\n".join(thread + [f"{corpus.QUESTION} {prompt}\n{corpus.ANSWER}"]))
+
+
+def cut(text, ended):
+    """The response up to the first line break: a new line is a new question. The same cut for every model."""
+    first, line_break, _ = text.partition("\n")
+    return {"text": first.strip(), "ended": ended or bool(line_break)}
+
+
+def answer(name, model, rows, generator, reward_model=None):
+    """A response of one of MODELS to each row, at temperature 1: a list of {"text", "ended"}."""
+    encoding = tokenizer.load_cached()
+    ids = few_shot_ids if name == "gpt_prompted" else tokenizer.prompt_ids
+    prompts = [ids(encoding, row["prompt"]) for row in rows]
+    tries = 16 if name == "sft_best_of_16" else 1
+    rounds = [[cut(*tokenizer.response_text(encoding, r)) for r in generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator)] for _ in range(tries)]
+    if tries == 1:
+        return rounds[0]
+    flat = iter(score(reward_model, encoding, [(row["prompt"], one[i]) for i, row in enumerate(rows) for one in rounds]))
+    scores = [[next(flat) for _ in rounds] for _ in rows]               # a response that never ends loses here too
+    return [max(zip(values, range(tries)))[1] and rounds[max(zip(values, range(tries)))[1]][i] or rounds[0][i] for i, values in enumerate(scores)]
+
+
+def preference(rows, ours, theirs, rng, people, judges=5):
+    """How often held-out labelers prefer `ours`, sides shuffled, ties half: [mean, low, high] with a 95 % interval over prompts."""
+    shares = []
+    for row, a, b in zip(rows, ours, theirs):
+        votes = []
+        for person in rng.sample(people, judges):
+            vote = person.prefer(row["task"], a, b) if rng.random() < 0.5 else 1 - person.prefer(row["task"], b, a)
+            votes.append(vote)
+        shares.append(sum(votes) / judges)
+    mean = sum(shares) / len(shares)
+    deviation = (sum((s - mean) ** 2 for s in shares) / (len(shares) - 1)) ** 0.5
+    return [mean, mean - 1.96 * deviation / len(shares) ** 0.5, mean + 1.96 * deviation / len(shares) ** 0.5]
+
+
+def mean_of(values):
+    """The mean of what is not None."""
+    values = [float(v) for v in values if v is not None]
+    return sum(values) / len(values) if values else None
+
+
+def judged(rows, responses):
+    """The gold judge's verdict on every response."""
+    return [gold_judge.judge(row["task"], r["text"], r["ended"]) for row, r in zip(rows, responses)]
+
+
+def describe_model(name, model, rows, responses, closed, closed_responses, valid_documents, kl):
+    """results.json's entry for one model, preferences aside."""
+    verdicts, on_closed = judged(rows, responses), judged(closed, closed_responses)
+    respect = ["respect" in row["task"] for row in rows]
+    said = [v for v, r in zip(on_closed, closed_responses) if r["text"]]
+    return {"params": sum(p.numel() for p in model.parameters()), "utility": mean_of(v.utility for v in verdicts),
+            "fully_correct": mean_of(v.utility > 0.999 for v in verdicts), "likert": mean_of(v.likert for v in verdicts),
+            "attempts_correct_instruction": mean_of(v.attempts_correct_instruction for v in verdicts),
+            "follows_constraints": mean_of(v.follows_constraints for v in verdicts),
+            "hallucinates_closed_domain": mean_of(v.hallucinates for v in said), "empty_closed_domain": 1 - len(said) / len(on_closed),
+            "appropriate": mean_of(v.appropriate for v in verdicts), "toxic": mean_of(v.toxic for v in verdicts),
+            "toxic_asked_for_respect": mean_of(v.toxic for v, asked in zip(verdicts, respect) if asked),
+            "toxic_not_asked": mean_of(v.toxic for v, asked in zip(verdicts, respect) if not asked),
+            "corpus_loss": validation_loss(model, valid_documents), "kl": kl}
+
+
+@torch.no_grad()
+def kl_to_reference(model, reference, rows, generator):
+    """KL(pi || pi_SFT) in nats a response, k1 on fresh samples."""
+    encoding = tokenizer.load_cached()
+    prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
+    idx, _, starts, mask = batch_of(prompts, generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator), model.config.pad, model.lm_head.weight.device)
+    k1, _ = kl_estimates(*(at_responses(pretraining.logprobs(m, idx), starts, mask.shape[1]) for m in (model, reference)))
+    return (k1 * mask).sum(1).mean().item()
+
+
+def evaluate(config):
+    """All six models on held-out prompts: returns what goes into out/results.json, and the responses by model."""
+    device, rng, generator = set_up(config)
+    out, people = Path(config.out), labelers("held_out")
+    rows = read_jsonl(prepare.FOLDER / f"prompts_{config.split}.jsonl")
+    closed = read_jsonl(prepare.FOLDER / "prompts_closed.jsonl") if config.split == "eval" else [r for r in rows if r["use_case"] in tasks.CLOSED_DOMAIN]
+    reward_model, reference = load_reward_model(out / "reward.pt", device), load_model(out / "sft_mix.pt", device)
+    documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)[1]
+    files = {"gpt_prompted": "gpt", "sft_best_of_16": "sft"}
+    responses, entries = {}, {}
+    for name in tqdm(MODELS, desc="evaluation"):
+        model = load_model(out / f"{files.get(name, name)}.pt", device)
+        responses[name] = answer(name, model, rows, generator, reward_model)
+        kl = kl_to_reference(model, reference, rows[:300], generator) if name in ("sft", "ppo", "ppo_ptx") else None
+        entries[name] = describe_model(name, model, rows, responses[name], closed, answer(name, model, closed, generator, reward_model), documents, kl)
+    for name in MODELS:
+        entries[name]["win_rate_vs_sft"] = preference(rows, responses[name], responses["sft"], rng, people) if name != "sft" else [0.5, 0.5, 0.5]
+    perfect = [{"text": tasks.honest_answer(row["task"], rng), "ended": True} for row in rows]
+    ceiling = preference(rows, perfect, responses["sft"], rng, people)
+    report, _ = reward_stage.measure(reward_model, reward_stage.Config(seed=config.seed, out=config.out, round=2), rows[:500])
+    sft, best = entries["sft"]["utility"], entries["ppo_ptx"]["utility"]
+    return {"seed": config.seed, "split": config.split, "cores": torch.get_num_threads(), "device": str(device), "models": entries,
+            "ppo_ptx_preferred_to": {name: preference(rows, responses["ppo_ptx"], responses[name], rng, people) for name in ("sft", "gpt", "gpt_prompted", "sft_best_of_16")},
+            "ceiling_vs_sft": ceiling, "gap_closed": (best - sft) / (1 - sft), "reward_model": report}, rows, responses
+
+
+# The paper's numbers beside ours: (row title, key, {model: paper's value}); Figure 1's are read off the chart, 1.3B.
+PAPER = [("win rate against SFT *", "win_rate_vs_sft", {"ppo_ptx": ".73", "sft": ".50"}), ("gold utility", "utility", {}),
+         ("fully correct", "fully_correct", {}), ("Likert, 1 to 7", "likert", {}),
+         ("attempts correct instruction", "attempts_correct_instruction", {}), ("follows constraints", "follows_constraints", {}),
+         ("hallucinates, closed domain", "hallucinates_closed_domain", {"gpt": ".41", "sft": ".08", "ppo_ptx": ".21"}),
+         ("  empty answers there", "empty_closed_domain", {}), ("fit for an assistant", "appropriate", {}), ("toxic", "toxic", {}),
+         ("  asked for respect", "toxic_asked_for_respect", {}), ("  not asked", "toxic_not_asked", {}),
+         ("corpus loss (nats)", "corpus_loss", {}), ("KL to sft_mix (nats)", "kl", {})]
+
+
+def table(results):
+    """The whole result as text: rows are measures, columns models, the paper's value in brackets where there is one."""
+    lines = [" " * 30 + "".join(f"{TITLES[name]:>16}" for name in MODELS)]
+    for title, key, paper in PAPER:
+        cells = []
+        for name in MODELS:
+            value = results["models"][name][key]
+            value = value[0] if isinstance(value, list) else value
+            cells.append(f"{'-' if value is None else f'{value:.3f}'}{f' ({paper[name]})' if name in paper else ''}")
+        lines.append(f"{title:30}" + "".join(f"{cell:>16}" for cell in cells))
+    wins, rm = results["ppo_ptx_preferred_to"], results["reward_model"]
+    lines.append(f"PPO-ptx preferred to: " + ", ".join(f"{TITLES[n]} {m:.3f} [{low:.3f}, {high:.3f}]" for n, (m, low, high) in wins.items())
+                 + "   (paper, 175B: SFT .734, GPT .85, GPT prompted .71)")
+    mean, low, high = results["ceiling_vs_sft"]
+    lines.append(f"a perfect answerer against SFT {mean:.3f} [{low:.3f}, {high:.3f}]; PPO-ptx wins {(wins['sft'][0] - .5) / (mean - .5):.2f} of that; "
+                 f"gold-utility gap closed {results['gap_closed']:.2f}")
+    lines.append("reward model accuracy (ceiling): " + ", ".join(
+        f"{key.removeprefix('accuracy_').replace('_', ' ')} {rm[key]:.3f} ({rm['ceilings'][key.removeprefix('accuracy_')]:.3f})"
+        for key in rm if key.startswith("accuracy_")) + f"; labelers agree {rm['labeler_agreement']:.3f}   (paper: .724, held-out .696; agreement .726)")
+    lines.append("* by held-out labelers, ties half; the paper's .734 is of 175B")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def plot_losses(out):
+    """out/losses.png: pretraining and SFT."""
+    fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    for axis, name, x in ((axes[0], "gpt", "step"), (axes[1], "sft", "epoch")):
+        rows = [json.loads(line) for line in open(out / f"{name}.jsonl")]
+        checks = [row for row in rows if "valid_loss" in row]
+        by_epoch = [row[x] if x == "step" else row["step"] / max(1, rows[-1]["step"]) * rows[-1]["epoch"] for row in rows]
+        axis.plot(by_epoch, [row["loss"] for row in rows], color=BLUE, alpha=0.5, linewidth=0.7, label="training")
+        axis.plot([row[x] for row in checks], [row["valid_loss"] for row in checks], color=ORANGE, marker="o", markersize=3, label="validation")
+        axis.set(xlabel=x, ylabel="loss (nats a token)", title={"gpt": "Step 0: pretraining on the corpus", "sft": "Step 1: fine-tuning, response tokens"}[name])
+        axis.legend(frameon=False)
+    axes[0].set_ylim(0, 3)
+    fig.tight_layout()
+    fig.savefig(out / "losses.png", dpi=130)
+    plt.close(fig)
+
+
+def plot_dashboard(out):
+    """out/ppo.png: proxy and gold score, KL, length, value network, corpus loss over the two final runs."""
+    panels = [("score", "reward model's score (proxy)"), ("gold", "gold utility (never trained on)"), ("kl", "KL to the SFT model (nats)"),
+              ("length", "response length (tokens)"), ("explained_variance", "explained variance of returns"), ("entropy", "entropy (nats a token)")]
+    fig, axes = plt.subplots(2, 3, figsize=(13, 6.4))
+    for name, colour, style in (("ppo", ORANGE, "--"), ("ppo_ptx", BLUE, "-")):
+        rows = [json.loads(line) for line in open(out / f"{name}.jsonl")]
+        for axis, (key, title) in zip(axes.flat, panels):
+            axis.plot([row["step"] for row in rows], [row[key] for row in rows], color=colour, linestyle=style, label=TITLES[name])
+            axis.set(title=title, xlabel="iteration")
+    axes[0, 0].legend(frameon=False)
+    fig.tight_layout()
+    fig.savefig(out / "ppo.png", dpi=130)
+    plt.close(fig)
+
+
+def plot_figures(out, results):
+    """out/figures.png: the paper's Figure 1 (preference) and Figure 4 (metadata)."""
+    fig, axes = plt.subplots(1, 2, figsize=(13, 4.4), width_ratios=(1, 1.5))
+    colours = dict(zip(MODELS, ("#BBBBBB", "#888888", ORANGE, "#F0C75E", "#56B4E9", BLUE)))
+    for i, name in enumerate(MODELS):
+        mean, low, high = results["models"][name]["win_rate_vs_sft"]
+        axes[0].bar(i, mean, yerr=[[mean - low], [high - mean]], color=colours[name], capsize=3)
+        axes[0].text(i, mean + 0.03, f"{mean:.2f}", ha="center", fontsize=9)
+    ceiling = results["ceiling_vs_sft"][0]
+    axes[0].axhline(ceiling, color=GREEN, linestyle="--", linewidth=1, label="a perfect answerer")
+    axes[0].axhline(0.5, color=GREY, linestyle=":", linewidth=1)
+    axes[0].set_xticks(range(len(MODELS)), [TITLES[n].replace(" ", "\n", 1) for n in MODELS], fontsize=8)
+    axes[0].set(ylim=(0, 1), ylabel="preferred to SFT (held-out labelers, 95 % CI)", title="Figure 1: what people prefer")
+    axes[0].legend(frameon=False, loc="upper left")
+    keys = [("attempts_correct_instruction", "attempts\nthe instruction"), ("follows_constraints", "follows\nconstraints"), ("appropriate", "fit for an\nassistant"),
+            ("hallucinates_closed_domain", "hallucinates\n(closed domain)"), ("toxic", "toxic")]
+    for i, name in enumerate(MODELS):
+        axes[1].bar([k + (i - 2.5) * 0.14 for k in range(len(keys))], [results["models"][name][key] or 0 for key, _ in keys], 0.13, color=colours[name], label=TITLES[name])
+    axes[1].set_xticks(range(len(keys)), [title for _, title in keys], fontsize=9)
+    axes[1].set(ylim=(0, 1.18), ylabel="share of responses", title="Figure 4: what is in the responses")
+    axes[1].legend(frameon=False, ncols=6, fontsize=7.5, loc="upper center")
+    fig.tight_layout()
+    fig.savefig(out / "figures.png", dpi=130)
+    plt.close(fig)
+
+
+def side_by_side(rows, responses):
+    """Five prompts of different use cases, answered by all models."""
+    shown = {row["use_case"]: i for i, row in reversed(list(enumerate(rows)))}
+    for case in ("generation", "open_qa", "brainstorming", "chat", "closed_qa"):
+        if case in shown:
+            print(f"\n  {rows[shown[case]]['prompt']}")
+            for name in MODELS:
+                print(f"    {TITLES[name]:>15}: {responses[name][shown[case]]['text']}")
+
+
+# ---------------------------------------------------------------- the whole run
+
+
+def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
+    """Runs every stage that has no output yet, then evaluates. Settings of earlier stages may be given (tests do)."""
+    set_up(config)
+    out, common = Path(config.out), dict(seed=config.seed, out=config.out, device=config.device)
+    pretrain, sft = pretrain or pretraining.Config(**common), sft or sft_stage.Config(**common)
+    reward_1, reward_2 = reward_1 or reward_stage.Config(**common, round=1), reward_2 or reward_stage.Config(**common, round=2)
+    plan = [("data", prepare.FOLDER / "corpus.txt", lambda: prepare.prepare(corpus_only=True)),
+            ("pretrain", "gpt", lambda: pretraining.train(pretrain)), ("sft", "sft_mix", lambda: sft_stage.train(sft)),
+            ("reward", "sft", lambda: reward_stage.train(reward_1)),
+            ("ppo", "ppo_1", lambda: fit(config, "ppo_1", "reward_1", config.iterations_1, 0.0)),
+            ("reward", "reward", lambda: reward_stage.train(reward_2)),
+            ("ppo", "ppo", lambda: fit(config, "ppo", "reward", config.iterations, 0.0)),
+            ("ppo", "ppo_ptx", lambda: fit(config, "ppo_ptx", "reward", config.iterations, config.gamma_ptx))]
+    clock = out / "seconds.json"
+    seconds = json.loads(clock.read_text()) if clock.exists() else dict.fromkeys(("data", "pretrain", "sft", "reward", "ppo"), 0.0)
+    mine = {k: v for k, v in dataclasses.asdict(config).items() if k not in (*common, "split")}
+    for stage, product, make in plan:
+        if product.exists() if isinstance(product, Path) else made(config, product, mine if stage == "ppo" else None):
+            continue
+        start = time.time()
+        make()
+        seconds[stage] += time.time() - start
+        prepare.write(clock, json.dumps(seconds))
+    start = time.time()
+    results, rows, responses = evaluate(config)
+    plot_losses(out)
+    plot_dashboard(out)
+    plot_figures(out, results)
+    seconds |= {"evaluate": time.time() - start}
+    results |= {"seconds": seconds | {"total": sum(seconds.values())}, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    prepare.write(out / "results.json", json.dumps(results, indent=1))
+    side_by_side(rows, responses)
+    print(f"\n{table(results)}\n\nmade {out}/results.json, losses.png, reward.png, ppo.png and figures.png; {results['seconds']['total']:.0f} s in all, "
+          f"peak memory {results['peak_mb']:.0f} MB. Next: python model.py --chat {out}/ppo_ptx.pt")
+    return results
+
+
+if __name__ == "__main__":
+    run_script(run, Config, __doc__)
