@@ -164,10 +164,7 @@ def distribution(logits, temperature, pad):
 
     Sampling, old log-probs, reference and update all pass through here, so that the distribution that is sampled is the
     one that is scored: no top-k, one temperature, and <|pad|> is impossible."""
-    logits = logits / temperature
-    never = torch.zeros_like(logits[..., :1]).expand_as(logits).clone()
-    never[..., pad] = float("-inf")
-    return F.log_softmax(logits + never, dim=-1)
+    return F.log_softmax((logits / temperature).index_fill(-1, torch.tensor(pad, device=logits.device), float("-inf")), dim=-1)
 
 
 def logprobs(model, idx, temperature=1.0):
@@ -368,6 +365,16 @@ def cosine(step, steps, peak, warmup=0):
     return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
 
 
+def muon_and_adam(model, lr, lr_rest, weight_decay=0.0):
+    """Muon for the matrices of the blocks (Jordan et al. 2024), Adam for the rest: pairs (optimiser, peak learning rate).
+
+    For what is long to learn, pretraining and the reward model: with Adam alone, copying from the context took twice the steps."""
+    matrices = [p for name, p in model.named_parameters() if ".h." in name and p.dim() == 2]
+    rest = [p for name, p in model.named_parameters() if not (".h." in name and p.dim() == 2)]
+    return [(torch.optim.Muon(matrices, weight_decay=0.1 * weight_decay), lr),
+            (torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=weight_decay), lr_rest)]
+
+
 class MetricLog:
     """out/name.jsonl, a line an iteration. NaN or infinity in training stops it with one line."""
 
@@ -480,7 +487,8 @@ def corpus_loss(model, documents):
     """The pretraining loss: cross-entropy per token of some documents -> scalar, in nats."""
     idx, lengths = pad_batch(documents, model.config.pad, model.lm_head.weight.device)          # (B, T), (B,)
     mask = torch.arange(1, idx.shape[1], device=idx.device) < lengths[:, None]                  # (B, T - 1)
-    return F.cross_entropy(model(idx[:, :-1])[mask], idx[:, 1:][mask])
+    targets = idx[:, 1:].masked_fill(~mask, -100)                                               # (B, T - 1): -100 is skipped
+    return F.cross_entropy(model(idx[:, :-1]).flatten(0, 1), targets.flatten())
 
 
 @torch.no_grad()
@@ -490,16 +498,6 @@ def validation_loss(model, documents):
     parts = [documents[i:i + 100] for i in range(0, len(documents), 100)]
     tokens = [sum(len(d) - 1 for d in part) for part in parts]
     return sum(corpus_loss(model, part).item() * n for part, n in zip(parts, tokens)) / sum(tokens)
-
-
-def pretraining_optimizers(model, config):
-    """Muon for the matrices of the blocks (Jordan et al. 2024), Adam for the rest, each with its peak learning rate.
-
-    With Adam alone the model needs about three times as many steps before it copies words from its context."""
-    matrices = [p for name, p in model.named_parameters() if ".h." in name and p.dim() == 2]
-    rest = [p for name, p in model.named_parameters() if not (".h." in name and p.dim() == 2)]
-    return [(torch.optim.Muon(matrices, weight_decay=0.01), config.lr),
-            (torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.1), config.lr_rest)]
 
 
 def pretraining_lr(step, steps, peak):
@@ -514,7 +512,7 @@ def train(config):
     encoding = tokenizer.load()
     documents, valid = read_corpus(encoding, config.block_size)
     model = GPT(GPTConfig(encoding.n_vocab, config.block_size, config.n_layer, config.n_head, config.n_embd)).to(device)
-    optimizers, batches = pretraining_optimizers(model, config), corpus_batches(documents, config.batch_tokens, rng)
+    optimizers, batches = muon_and_adam(model, config.lr, config.lr_rest, weight_decay=0.1), corpus_batches(documents, config.batch_tokens, rng)
     print(f"step 0, the base model: {sum(p.numel() for p in model.parameters()):,} parameters, {sum(map(len, documents)):,} tokens of corpus")
     log, bar = MetricLog(config, "gpt"), tqdm(range(config.steps), desc="pretrain")
     for step in bar:

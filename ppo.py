@@ -133,13 +133,13 @@ def kl_estimates(logprobs, ref_logprobs):
 # ---------------------------------------------------------------- rollout
 
 
-def at_responses(x, prompt_lengths, R):
-    """Cuts the response out of (B, T): column prompt_length - 1 + t -> column t of (B, R).
+def at_responses(x, prompt_lengths, mask):
+    """Cuts the response out of x (B, T): column prompt_length - 1 + t -> column t of (B, R); 0 past the end.
 
     One to the left of the token, because both things that are cut stand there: model.logprobs puts the log-probability of
     idx[:, c + 1] into column c, and the value before a token is what the network says having read all tokens before it."""
-    columns = prompt_lengths[:, None] - 1 + torch.arange(R, device=x.device)            # (B, R)
-    return x.gather(1, columns.clamp(max=x.shape[1] - 1))
+    columns = prompt_lengths[:, None] - 1 + torch.arange(mask.shape[1], device=x.device)        # (B, R)
+    return torch.where(mask > 0, x.gather(1, columns.clamp(max=x.shape[1] - 1)), 0.0)           # (B, R)
 
 
 def batch_of(prompts, responses, pad, device):
@@ -160,12 +160,11 @@ def rollout(rows, policy, reference, value_net, reward_model, config, generator)
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     responses = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)
     idx, lengths, prompt_lengths, mask = batch_of(prompts, responses, policy.config.pad, device)
-    R = mask.shape[1]
     logp = distribution(policy(idx[:, :-1]), 1.0, policy.config.pad)                    # (B, T - 1, V)
-    entropy = at_responses(-(logp.exp() * logp.clamp(min=-1e4)).sum(-1), prompt_lengths, R)                 # (B, R)
-    logprobs = at_responses(logp.gather(-1, idx[:, 1:, None]).squeeze(-1), prompt_lengths, R)               # (B, R)
-    ref_logprobs = at_responses(pretraining.logprobs(reference, idx), prompt_lengths, R)                    # (B, R)
-    values = at_responses(value_net.values(idx), prompt_lengths, R) * mask                                  # (B, R)
+    entropy = at_responses(-(logp.exp() * logp.clamp(min=-1e4)).sum(-1), prompt_lengths, mask)              # (B, R)
+    logprobs = at_responses(logp.gather(-1, idx[:, 1:, None]).squeeze(-1), prompt_lengths, mask)               # (B, R)
+    ref_logprobs = at_responses(pretraining.logprobs(reference, idx), prompt_lengths, mask)                    # (B, R)
+    values = at_responses(value_net.values(idx), prompt_lengths, mask)                                  # (B, R)
     answers = [tokenizer.response_text(encoding, ids) for ids in responses]
     ended = torch.tensor([e for _, e in answers], device=device).float()                # (B,)
     scores = reward_model(idx, lengths) - config.no_end * (1 - ended)                   # (B,)
@@ -190,14 +189,13 @@ def update(batch, rows, policy, value_net, optimizers, config, documents=None):
 
     documents: corpus texts whose pretraining loss, times gamma_ptx, joins the same step (equation 2). Returns metrics."""
     mask = batch["mask"][rows]                                                          # (b, R)
-    R = mask.shape[1]
     idx, prompt_lengths = batch["idx"][rows], batch["prompt_lengths"][rows]             # (b, T), (b,)
-    logprobs = at_responses(pretraining.logprobs(policy, idx), prompt_lengths, R)       # (b, R)
+    logprobs = at_responses(pretraining.logprobs(policy, idx), prompt_lengths, mask)       # (b, R)
     old_logprobs = batch["logprobs"][rows]                                              # (b, R)
     loss, clip_fraction = policy_loss(logprobs, old_logprobs, batch["advantages"][rows], mask, config.clip)
     ptx_loss = corpus_loss(policy, documents) if documents else torch.zeros(())
     (loss + config.gamma_ptx * ptx_loss).backward()
-    values = at_responses(value_net.values(idx), prompt_lengths, R) * mask              # (b, R)
+    values = at_responses(value_net.values(idx), prompt_lengths, mask)              # (b, R)
     v_loss = value_loss(values, batch["values"][rows], batch["returns"][rows], mask, config.clip)
     v_loss.backward()
     grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -307,7 +305,7 @@ def answer(name, model, rows, generator, reward_model=None):
         return rounds[0]
     flat = iter(score(reward_model, encoding, [(row["prompt"], one[i]) for i, row in enumerate(rows) for one in rounds]))
     scores = [[next(flat) for _ in rounds] for _ in rows]               # a response that never ends loses here too
-    return [max(zip(values, range(tries)))[1] and rounds[max(zip(values, range(tries)))[1]][i] or rounds[0][i] for i, values in enumerate(scores)]
+    return [rounds[values.index(max(values))][i] for i, values in enumerate(scores)]
 
 
 def preference(rows, ours, theirs, rng, people, judges=5):
@@ -357,7 +355,7 @@ def kl_to_reference(model, reference, rows, generator):
     encoding = tokenizer.load_cached()
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     idx, _, starts, mask = batch_of(prompts, generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator), model.config.pad, model.lm_head.weight.device)
-    k1, _ = kl_estimates(*(at_responses(pretraining.logprobs(m, idx), starts, mask.shape[1]) for m in (model, reference)))
+    k1, _ = kl_estimates(*(at_responses(pretraining.logprobs(m, idx), starts, mask) for m in (model, reference)))
     return (k1 * mask).sum(1).mean().item()
 
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from data import prepare, tokenizer
 from data.judge import judge
 from data.labeler import labelers
-from model import (GPTConfig, MetricLog, Common, Trunk, UserError, cosine, generate, init_weights, load_checkpoint, load_model, need,
+from model import (GPTConfig, MetricLog, Common, Trunk, UserError, cosine, generate, init_weights, load_checkpoint, load_model, muon_and_adam, need,
                    pad_batch, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
 from sft import read_demonstrations
 
@@ -50,7 +50,8 @@ class Config(Common):
     k: int = 6                  # responses a prompt (4 to 9)
     epochs: int = 1             # passes over the rankings (1: more overfit)
     batch_size: int = 16        # prompts of a step (64): we have a third of the prompts, so smaller batches for as many steps
-    lr: float = 1e-3            # peak, cosine to 10 % (9e-6 for 6B)
+    lr: float = 0.02            # peak of Muon, cosine to 10 % (Adam, 9e-6 for 6B)
+    lr_rest: float = 3e-3       # peak of Adam, for embeddings, norms and the head
 
 
 # ---------------------------------------------------------------- rankings
@@ -327,7 +328,7 @@ def fit(config, ranked):
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
     model = from_language_model(Path(config.out) / "sft_epochs" / f"{sft_epochs(config)[-1]}.pt", device)
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95))
+    optimizers = muon_and_adam(model, config.lr, config.lr_rest)
     steps = config.epochs * (len(ranked) // config.batch_size)
     log, losses, bar = MetricLog(config, f"reward_{config.round}"), [], tqdm(range(steps), desc=f"reward model, round {config.round}")
     for step in bar:
@@ -337,11 +338,11 @@ def fit(config, ranked):
         idx, lengths, valid = ranking_batch(lines, encoding, model.config.pad, device)          # (N * K, T), (N * K,), (N, K, K)
         scores = model(idx, lengths).view(len(lines), -1)                                       # (N, K)
         loss = ranking_loss(scores, valid)
-        optimizer.param_groups[0]["lr"] = cosine(step, steps, config.lr, warmup=steps // 50)
-        optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer, peak in optimizers:
+            optimizer.param_groups[0]["lr"] = cosine(step, steps, peak, warmup=steps // 50)
+            optimizer.step()
+            optimizer.zero_grad()
         right = ((scores[:, :, None] > scores[:, None, :]) & valid).sum().item() / max(1, valid.sum().item())
         losses.append(loss.item())
         log.write(step=step, loss=loss.item(), accuracy=right)

@@ -114,20 +114,30 @@ def exam_sheet(rng, exclude):
 
 
 PRAISE = ["Right!", "That was good.", "Yes!"]
-BLAME = {"careless": ["Wrong!", "That was wrong."], "rude": ["How rude!", "Be polite!"], "ramble": ["Too long!", "That was too long."],
+BLAME = {"careless": ["Wrong!"], "rude": ["How rude!", "Be polite!"], "ramble": ["Too long!", "That was too long."],
          "unfinished": ["Not finished!", "Where is the end?"]}
 
 
+def remark(rng, right, answer, slip):
+    """What a reader says of an answer. To name the word that is wrong, and the right one, the base model has to compare the
+    answer with the question, word by word; the reward model inherits that."""
+    if slip == "careless":
+        for wrong, word in zip(town.words(answer), town.words(right)):
+            if wrong != word:
+                return f"Wrong! Not {wrong} but {word}."
+    return rng.choice(BLAME[slip] if slip else PRAISE)
+
+
 def forum_thread(rng, exclude):
-    """Questions with answers. Some threads are good; in the others every second answer has a slip, and people remark on each:
-    so the base model learns to tell a right answer from a wrong one, and the reward model inherits it."""
+    """Questions with answers. Some threads are good; in the others every second answer has a slip, and readers remark on each."""
     good, lines = rng.random() < 0.4, []
     for _ in range(rng.randint(1, 4)):
         task = question(rng, exclude)
-        answer, slip = honest_answer(task, rng), None if good or rng.random() < 0.5 else labeler.draw_slip(task, rng)
-        lines += [f"{QUESTION} {prompt(task)}", f"{ANSWER} {labeler.add_slip(task, answer, rng, slip) if slip else answer}"]
+        right, slip = honest_answer(task, rng), None if good or rng.random() < 0.5 else labeler.draw_slip(task, rng)
+        answer = labeler.add_slip(task, right, rng, slip) if slip else right
+        lines += [f"{QUESTION} {prompt(task)}", f"{ANSWER} {answer}"]
         if not good:
-            lines.append(f"{REMARK} {rng.choice(BLAME[slip] if slip else PRAISE)}")
+            lines.append(f"{REMARK} {remark(rng, right, answer, slip)}")
     return "\n".join(lines)
 
 

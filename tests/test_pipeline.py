@@ -1,0 +1,216 @@
+"""The whole run, base model to evaluation, on a world and with models so small that it takes a minute."""
+import dataclasses
+import hashlib
+import json
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import model
+import ppo
+import reward
+import sft
+from data import judge, prepare
+from model import UserError, load_checkpoint, load_model
+
+WEIGHTS = ["gpt", "sft_mix", "reward_1", "sft", "ppo_1", "reward", "ppo", "ppo_ptx"]
+SIZES = {"demonstrations": 300, "prompts_rm": 1000, "prompts_rl": 400, "prompts_valid": 100, "prompts_eval": 60, "prompts_closed": 30}
+
+
+@dataclass
+class Run:
+    """A finished run: its settings, its folder and its results."""
+    stages: dict
+    out: Path
+    results: dict
+
+    def again(self, **changes):
+        """The same command once more, or the same but for some flags of ppo.py."""
+        return ppo.run(**self.stages | {"config": dataclasses.replace(self.stages["config"], **changes)})
+
+    def metrics(self, name, key):
+        """One metric of out/<name>.jsonl, a value a line that has it."""
+        rows = [json.loads(line) for line in open(self.out / f"{name}.jsonl")]
+        return [row[key] for row in rows if key in row]
+
+    def files(self):
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(self.out.rglob("*.pt"))}
+
+
+def settings(out):
+    """A tiny configuration of every stage; the seed of the run is 1."""
+    common = dict(seed=1, out=str(out))
+    return {"config": ppo.Config(**common, iterations_1=10, iterations=12, episodes=96, minibatch=32, lr=2e-3, value_lr=2e-3, beta=0.02,
+                                 gamma_ptx=0.3),
+            "pretrain": model.Config(**common, n_layer=1, n_head=2, n_embd=32, block_size=128, batch_tokens=2048, steps=300, lr=0.02, lr_rest=6e-3),
+            "sft": sft.Config(**common, epochs=2, mix_epochs=2, batch_size=32, lr=3e-3, mix=0.1),
+            "reward_1": reward.Config(**common, round=1, prompts_1=500, k=4, epochs=1, batch_size=8, lr=2e-3),
+            "reward_2": reward.Config(**common, round=2, prompts_1=500, prompts_2=500, k=4, epochs=1, batch_size=8, lr=2e-3)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run in a small world of its own. The demonstrations and the tokenizer are the committed ones."""
+    world, out = tmp_path_factory.mktemp("world"), tmp_path_factory.mktemp("out")
+    prepare.prepare(world, SIZES, corpus_words=60_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "FOLDER", world)
+        stages = settings(out)
+        yield Run(stages, out, ppo.run(**stages))
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+# ---------------------------------------------------------------- each stage does its work
+
+
+def test_pretraining_lowers_the_loss_on_unseen_documents(finished):
+    losses = finished.metrics("gpt", "valid_loss")
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_fine_tuning_makes_demonstrations_likelier_than_the_base_model_finds_them(finished, encoding):
+    pairs = sft.read_demonstrations(encoding)[:200]                     # the tenth that SFT validates on
+    base, tuned, mixed = (sft.mean_loss(load_model(finished.out / name), pairs) for name in ("gpt.pt", "sft_epochs/02.pt", "sft_mix.pt"))
+    assert tuned < base - 0.1 and mixed < base - 0.1
+
+
+def test_the_reward_model_learns_preferences_that_hold_on_unseen_prompts(finished):
+    for round in (1, 2):
+        assert mean(finished.metrics(f"reward_{round}", "loss")[-20:]) < 0.693
+    report = finished.results["reward_model"]
+    assert report["accuracy_train_labelers"] > 0.5 and report["accuracy_heldout_labelers"] > 0.5
+
+
+def test_demonstrations_score_0_on_average(finished, encoding):
+    rows = model.read_jsonl(prepare.FOLDER / "demonstrations.jsonl")
+    scores = reward.score(reward.load_reward_model(finished.out / "reward.pt"), encoding, [(row["prompt"], {"text": row["completion"], "ended": True}) for row in rows])
+    assert mean(scores) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ppo_1", "ppo", "ppo_ptx"])
+def test_ppo_raises_the_score_of_the_reward_model(finished, name):
+    scores = finished.metrics(name, "score")
+    assert mean(scores[-3:]) > mean(scores[:3])
+
+
+@pytest.mark.parametrize("name", ["ppo_1", "ppo", "ppo_ptx"])
+def test_ppo_starts_at_its_reference_and_leaves_it(finished, name):
+    assert finished.metrics(name, "kl")[0] == pytest.approx(0, abs=1e-4) and finished.metrics(name, "ratio")[0] == pytest.approx(1, abs=1e-4)
+    assert finished.metrics(name, "kl_k3")[-1] > 1e-3 and min(finished.metrics(name, "kl_k3")) >= 0
+
+
+def test_pretraining_gradients_keep_the_corpus_loss_down(finished):
+    """The alignment tax, and its cure."""
+    models = finished.results["models"]
+    assert models["ppo_ptx"]["corpus_loss"] < models["ppo"]["corpus_loss"]
+
+
+def test_all_rankings_are_kept_with_both_rounds_and_known_samplers(finished):
+    lines = model.read_jsonl(finished.out / "rankings.jsonl")
+    assert {line["round"] for line in lines} == {1, 2}
+    for line in lines:
+        texts = [response["text"] for response in line["responses"]]
+        assert len(texts) == len(set(texts)) == len(line["ranks"]) and min(line["ranks"]) == 1
+        assert ("ppo_1" in {response["sampler"] for response in line["responses"]}) <= (line["round"] == 2)
+
+
+def test_a_trace_adds_up(finished):
+    """Row by row: the KL, the penalty it costs, and the return that advantage and value make."""
+    rows = ppo.trace("Name two colours.", finished.stages["config"])
+    assert 1 <= len(rows) <= reward.MAX_NEW_TOKENS
+    for row in rows:
+        assert row["kl"] == pytest.approx(row["logprob"] - row["ref_logprob"]) and row["return"] == pytest.approx(row["advantage"] + row["value"], abs=1e-5)
+    for row in rows[:-1]:
+        assert row["reward"] == pytest.approx(-finished.stages["config"].beta * row["kl"], abs=1e-6)
+
+
+# ---------------------------------------------------------------- results.json
+
+RATES = ["utility", "fully_correct", "attempts_correct_instruction", "follows_constraints", "hallucinates_closed_domain", "appropriate", "toxic"]
+
+
+def test_results_say_everything_and_every_rate_is_a_fraction_of_one(finished):
+    results = json.loads((finished.out / "results.json").read_text())
+    assert {"seed", "cores", "device", "seconds", "peak_mb", "models", "ppo_ptx_preferred_to", "ceiling_vs_sft", "gap_closed", "reward_model"} <= set(results)
+    assert set(results["seconds"]) == {"data", "pretrain", "sft", "reward", "ppo", "evaluate", "total"}
+    assert results["seconds"]["total"] == pytest.approx(sum(v for k, v in results["seconds"].items() if k != "total"))
+    assert set(results["models"]) == {"gpt", "gpt_prompted", "sft", "sft_best_of_16", "ppo", "ppo_ptx"}
+    for entry in results["models"].values():
+        assert {"params", "win_rate_vs_sft", "likert", "corpus_loss", "kl", *RATES} <= set(entry)
+        assert all(entry[rate] is None or 0 <= entry[rate] <= 1 for rate in RATES)
+        assert 1 <= entry["likert"] <= 7 and entry["corpus_loss"] > 0 and entry["params"] > 0
+    assert set(results["ppo_ptx_preferred_to"]) == {"sft", "gpt", "gpt_prompted", "sft_best_of_16"}
+    intervals = [*results["ppo_ptx_preferred_to"].values(), results["ceiling_vs_sft"], *(entry["win_rate_vs_sft"] for entry in results["models"].values())]
+    assert all(low <= mean <= high and 0 <= mean <= 1 for mean, low, high in intervals)
+    report = dict(results["reward_model"])
+    rates = [*report.pop("ceilings").values(), *report.values()]
+    assert {"labeler_agreement", "accuracy_train_labelers", "accuracy_heldout_labelers", "accuracy_sft_pairs", "accuracy_gold"} == set(report)
+    assert all(0 <= rate <= 1 for rate in rates)
+
+
+def test_every_picture_is_made(finished):
+    for name in ("losses", "reward_1", "reward", "ppo", "figures"):
+        assert (finished.out / f"{name}.png").stat().st_size > 5_000
+
+
+# ---------------------------------------------------------------- nobody in training reads the gold judge
+
+
+def test_no_weight_depends_on_the_gold_judge(finished, tmp_path, monkeypatch):
+    """With a judge that throws dice, the reward model and the policy come out bit for bit as before."""
+    dice, asked = random.Random(0), []
+
+    def noise(task, text, ended):
+        asked.append(text)
+        return judge.Judgement(dice.random(), dice.random() < 0.5, None, None, True, False, dice.randint(1, 7))
+
+    for module in (judge, reward):
+        monkeypatch.setattr(module, "judge", noise)
+    for name in ("gpt.pt", "sft_mix.pt"):
+        shutil.copy(finished.out / name, tmp_path)
+    shutil.copytree(finished.out / "sft_epochs", tmp_path / "sft_epochs")
+    stages = settings(tmp_path)
+    reward.train(stages["reward_1"])
+    ppo.fit(stages["config"], "ppo_1", "reward_1", stages["config"].iterations_1, 0.0)
+    assert len(asked) > 500
+    for name in ("reward_1", "sft", "ppo_1", "ppo_1_value"):
+        assert load_checkpoint(tmp_path / f"{name}.pt")["sha256"] == load_checkpoint(finished.out / f"{name}.pt")["sha256"], name
+    assert [json.loads(line)["gold"] for line in open(tmp_path / "ppo_1.jsonl")] != finished.metrics("ppo_1", "gold")
+
+
+# ---------------------------------------------------------------- running it again
+
+
+def test_a_second_run_trains_nothing(finished, monkeypatch):
+    def trained(*_):
+        raise AssertionError("trained again")
+    for stage in (model, sft, reward):
+        monkeypatch.setattr(stage, "train", trained)
+    monkeypatch.setattr(ppo, "fit", trained)
+    before, results = finished.files(), finished.again()
+    assert finished.files() == before and {f"{name}.pt" for name in WEIGHTS} <= set(before)
+    assert results["models"] == finished.results["models"]
+
+
+def test_another_seed_in_the_same_folder_is_refused(finished, monkeypatch, capsys):
+    before = finished.files()
+    with pytest.raises(UserError, match="seed 1, not 2"):
+        finished.again(seed=2)
+    monkeypatch.setattr("sys.argv", ["ppo.py", "--seed", "2", "--out", str(finished.out)])
+    with pytest.raises(SystemExit) as stopped:
+        model.run_script(ppo.run, ppo.Config, ppo.__doc__)
+    assert stopped.value.code == 2 and "seed 1, not 2" in capsys.readouterr().err
+    assert finished.files() == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished):
+    before = finished.files()
+    with pytest.raises(UserError, match="ppo_1.pt was made with beta = 0.02, not 0.5"):
+        finished.again(beta=0.5)
+    assert finished.files() == before
