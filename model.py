@@ -405,7 +405,7 @@ def read_jsonl(path):
 
 def parse_flags(config_class, doc, argv=None):
     """The dataclass as command-line flags: --help shows each field's comment and default, a typo gets the nearest name."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     source = "".join(inspect.getsource(c) for c in reversed(config_class.__mro__) if dataclasses.is_dataclass(c))
     comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.*)$", source, re.M))
     names = [field.name for field in dataclasses.fields(config_class)]
@@ -448,7 +448,7 @@ class Config(Common):
     n_embd: int = 64            # width (2,048)
     block_size: int = 128       # longest sequence in tokens (2,048)
     batch_tokens: int = 2048    # tokens of a step (1 million)
-    steps: int = 3_000          # 5.5 million tokens, 1.5 passes over the corpus (300 billion tokens, less than one pass)
+    steps: int = 3_600          # 6.6 million tokens, 1.8 passes over the corpus (300 billion tokens, less than one pass)
     lr: float = 0.02            # Muon's peak learning rate, for the matrices of the blocks (GPT-3: Adam, 2e-4)
     lr_rest: float = 6e-3       # Adam's peak learning rate, for embeddings, biases and norms (2e-4): small models take large steps
     chat: str = ""              # a checkpoint to talk to, instead of training

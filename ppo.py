@@ -57,7 +57,7 @@ class Config(Common):
     episodes: int = 256         # a rollout (512)
     minibatch: int = 64         # episodes of an optimiser step (64)
     inner_epochs: int = 1       # passes over a rollout (1)
-    beta: float = 0.05          # KL penalty (0.02); scores have another scale here, so it cannot be the same number
+    beta: float = 0.1           # KL penalty (0.02); scores have another scale here, so it cannot be the same number
     gamma_ptx: float = 1.0      # weight of the pretraining loss per token (27.8, normalised in a way the paper does not state)
     clip: float = 0.2           # PPO's clipping range (0.2)
     lam: float = 0.95           # GAE's lambda [not stated]; the discount is 1, as in the paper
@@ -227,7 +227,8 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
     value_net = copy.deepcopy(reward_model)                             # a network of its own, initialised from the RM
     average, decay = copy.deepcopy(policy), 0.018 ** (1 / iterations)
     optimizers = [torch.optim.Adam(policy.parameters(), betas=(0.9, 0.95)), torch.optim.Adam(value_net.parameters(), betas=(0.9, 0.95))]
-    rows, config = read_jsonl(prepare.FOLDER / "prompts_rl.jsonl"), dataclasses.replace(config, gamma_ptx=gamma_ptx)
+    rows, given = read_jsonl(prepare.FOLDER / "prompts_rl.jsonl"), config
+    config = dataclasses.replace(config, gamma_ptx=gamma_ptx)
     queue, log, bar = [], MetricLog(config, name), tqdm(range(iterations), desc=name)
     pretraining_documents = corpus_batches(read_corpus(encoding, policy.config.block_size)[0], 2_048, rng) if gamma_ptx else None
     for iteration in bar:
@@ -252,7 +253,7 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
         if iteration in (0, iterations - 1):
             for row, (text, _), value in list(zip(prompts, batch["answers"], batch["scores"].tolist()))[:2]:
                 tqdm.write(f"    [{value:+.2f}] {row['prompt']} -> {text}")
-    extra = stage_extra(config, "ppo", made_from=["sft_mix", reward_name])
+    extra = stage_extra(given, "ppo", made_from=["sft_mix", reward_name])
     save_checkpoint(Path(config.out) / f"{name}.pt", average, **extra)
     save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)
     print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s: score {batch['stats']['score']:.2f}, gold {batch['stats']['gold']:.3f}, "

@@ -28,9 +28,10 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
+from data import toytown as town
 from data.judge import judge
 from data.labeler import labelers
-from model import (GPTConfig, MetricLog, Common, Trunk, UserError, cosine, generate, init_weights, load_checkpoint, load_model, muon_and_adam, need,
+from model import (GPTConfig, MetricLog, Common, Trunk, UserError, cosine, generate, init_weights, load_checkpoint, load_model, need,
                    pad_batch, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
 from sft import read_demonstrations
 
@@ -49,9 +50,8 @@ class Config(Common):
     prompts_2: int = 6_000      # prompts ranked in round 2
     k: int = 6                  # responses a prompt (4 to 9)
     epochs: int = 1             # passes over the rankings (1: more overfit)
-    batch_size: int = 16        # prompts of a step (64): we have a third of the prompts, so smaller batches for as many steps
-    lr: float = 0.02            # peak of Muon, cosine to 10 % (Adam, 9e-6 for 6B)
-    lr_rest: float = 3e-3       # peak of Adam, for embeddings, norms and the head
+    batch_size: int = 4         # prompts of a step (64): we have a third of the prompts, and small steps learn more from them
+    lr: float = 1e-3            # peak, cosine to 10 % (9e-6 for 6B)
 
 
 # ---------------------------------------------------------------- rankings
@@ -61,14 +61,15 @@ def samplers(config):
     """The mix of response writers, a (name, model, temperature) for each of the K places; None: the answer to another prompt.
 
     Variety is what makes the reward model robust: hot samples, the base model and answers to other prompts show it the kinds
-    of nonsense that a policy might otherwise try. The paper's come "primarily" from SFT policies, in part from PPO policies."""
+    of nonsense that a policy might otherwise try; `collect` adds copies with one word exchanged, without which it never looks
+    at words but only at manners. The paper's come "primarily" from SFT policies, in part from PPO policies."""
     sft = load_model(need(config, f"sft_epochs/{sft_epochs(config)[-1]}", "sft.py"))
     mixed, gpt = load_model(need(config, "sft_mix", "sft.py")), load_model(need(config, "gpt", "model.py"))
-    odd = [("sft_hot", sft, 1.5), ("gpt", gpt, 1.0), ("other_prompt", None, 1.0)]
+    odd = [("sft_hot", sft, 1.4), ("gpt", gpt, 1.0), ("other_prompt", None, 1.0)]
     if config.round == 1:
-        return [("sft", sft, 1.0), ("sft", sft, 1.0), ("sft_mix", mixed, 1.0), ("sft_mix", mixed, 1.0), ("sft_hot", sft, 1.3)], odd
+        return [("sft", sft, 1.0), ("sft_mix", mixed, 1.0), ("sft", sft, 1.2)], odd
     policy = load_model(need(config, "ppo_1", "ppo.py"))
-    return [("ppo_1", policy, 1.0), ("ppo_1", policy, 1.0), ("ppo_hot", policy, 1.3), ("sft", sft, 1.0), ("sft_mix", mixed, 1.0)], odd
+    return [("ppo_1", policy, 1.0), ("sft_mix", mixed, 1.0), ("ppo_1", policy, 1.2)], odd
 
 
 def sft_epochs(config):
@@ -82,8 +83,9 @@ def sft_epochs(config):
 def collect(rows, mix, k, rng, generator):
     """K distinct responses to each prompt: a list of lists of {"text", "ended", "sampler"}.
 
-    rows: lines of a prompts file; mix: see `samplers`. The last place is taken by one of the odd samplers in turn. A response
-    that somebody has given already is drawn again, hotter; what is still the same then is left out (so K may be smaller)."""
+    rows: lines of a prompts file; mix: see `samplers`. One place is taken by one of the odd samplers in turn, then copies of
+    responses with one word exchanged fill up to K - 1, and a response that somebody has given already is drawn again, hotter;
+    what is still the same then is left out (so K may be smaller)."""
     encoding, (usual, odd) = tokenizer.load(), mix
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     found = [{} for _ in rows]                                          # text -> response
@@ -95,7 +97,7 @@ def collect(rows, mix, k, rng, generator):
             found[i].setdefault(text, {"text": text, "ended": ended, "sampler": name})
 
     everybody = list(range(len(rows)))
-    for name, model, temperature in usual[:k - 1]:
+    for name, model, temperature in usual:
         draw(everybody, name, model, temperature)
     for turn, (name, model, temperature) in enumerate(odd):
         which = everybody[turn::len(odd)]
@@ -105,11 +107,15 @@ def collect(rows, mix, k, rng, generator):
             for i in which:                                             # somebody's right words, in the wrong place
                 other = rng.choice(list(found[rng.choice(everybody)].values()))
                 found[i].setdefault(other["text"], {**other, "sampler": name})
+    for i in everybody if odd else []:
+        for response in rng.sample(list(found[i].values()), len(found[i]))[:k - 1 - len(usual)]:
+            text = town.swap_word(response["text"], rng) or response["text"]
+            found[i].setdefault(text, {**response, "text": text, "sampler": "one_word_changed"})
     for again in range(3):
         short = [i for i in everybody if len(found[i]) < k]
         if short:
             draw(short, usual[again][0], usual[again][1], 1.2 + 0.2 * again)
-    return [rng.sample(list(responses.values()), len(responses)) for responses in found]
+    return [rng.sample(list(responses.values()), min(k, len(responses))) for responses in found]
 
 
 def rank(rows, responses, people, rng, round):
@@ -262,7 +268,7 @@ def measure(model, config, rows):
     encoding, rng, generator = tokenizer.load(), random.Random(config.seed), torch.Generator().manual_seed(config.seed)
     usual, odd = samplers(config)
     mixed = collect(rows, (usual, odd), config.k, rng, generator)
-    sft = [entry for entry in usual if entry[0] == "sft"][:1] * (config.k - 1)
+    sft = [("sft", load_model(need(config, f"sft_epochs/{sft_epochs(config)[-1]}", "sft.py")), 1.0)] * config.k
     alone = collect(rows, (sft, []), config.k, rng, generator)
     people = {group: labelers(group) for group in ("train", "held_out")}
     lines = {"train_labelers": rank(rows, mixed, people["train"], rng, 0), "heldout_labelers": rank(rows, mixed, people["held_out"], rng, 0),
@@ -328,7 +334,7 @@ def fit(config, ranked):
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
     model = from_language_model(Path(config.out) / "sft_epochs" / f"{sft_epochs(config)[-1]}.pt", device)
-    optimizers = muon_and_adam(model, config.lr, config.lr_rest)
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95))
     steps = config.epochs * (len(ranked) // config.batch_size)
     log, losses, bar = MetricLog(config, f"reward_{config.round}"), [], tqdm(range(steps), desc=f"reward model, round {config.round}")
     for step in bar:
@@ -338,11 +344,11 @@ def fit(config, ranked):
         idx, lengths, valid = ranking_batch(lines, encoding, model.config.pad, device)          # (N * K, T), (N * K,), (N, K, K)
         scores = model(idx, lengths).view(len(lines), -1)                                       # (N, K)
         loss = ranking_loss(scores, valid)
+        optimizer.param_groups[0]["lr"] = cosine(step, steps, config.lr, warmup=steps // 50)
+        optimizer.zero_grad()
         loss.backward()
-        for optimizer, peak in optimizers:
-            optimizer.param_groups[0]["lr"] = cosine(step, steps, peak, warmup=steps // 50)
-            optimizer.step()
-            optimizer.zero_grad()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
         right = ((scores[:, :, None] > scores[:, None, :]) & valid).sum().item() / max(1, valid.sum().item())
         losses.append(loss.item())
         log.write(step=step, loss=loss.item(), accuracy=right)

@@ -91,7 +91,11 @@ WEATHER = ["It rained.", "It snowed.", "The sun was shining.", "A cold wind blew
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 SEASONS = ["spring", "summer", "autumn", "winter"]
 DOINGS = ["stayed at home and read", "cooked some soup", "danced until midnight", "learned a new song", "fixed the old roof", "helped a neighbour",
-          "played cards with friends", "washed the windows", "slept very well", "ran along the river", "waited for a train", "built a small bridge"]
+          "played cards with friends", "washed the windows", "slept very well", "ran along the river", "waited for a train", "built a small bridge",
+          "baked fresh rolls", "picked ripe apples", "climbed over the fence", "rode a bicycle to work", "drew clouds and mountains",
+          "sold five pairs of shoes", "watched ships sail past", "lit every lantern", "swept dry sand from the porch", "counted shooting stars",
+          "knitted a warm jumper", "planted tulips under the oak", "carried heavy stones uphill", "boiled eggs for breakfast",
+          "taught cousins to swim", "mended nets beside the canal", "opened six letters", "whispered secrets through a keyhole"]
 
 
 def diary(rng):
@@ -113,6 +117,7 @@ def exam_sheet(rng, exclude):
     return "\n".join(prompt(question(rng, exclude)) for _ in range(rng.randint(2, 5)))
 
 
+SLIPS = ["careless", "careless", "ramble", "rude", "unfinished"]
 PRAISE = ["Right!", "That was good.", "Yes!"]
 BLAME = {"careless": ["Wrong!"], "rude": ["How rude!", "Be polite!"], "ramble": ["Too long!", "That was too long."],
          "unfinished": ["Not finished!", "Where is the end?"]}
@@ -130,10 +135,10 @@ def remark(rng, right, answer, slip):
 
 def forum_thread(rng, exclude):
     """Questions with answers. Some threads are good; in the others every second answer has a slip, and readers remark on each."""
-    good, lines = rng.random() < 0.4, []
+    good, lines = rng.random() < 0.5, []
     for _ in range(rng.randint(1, 4)):
         task = question(rng, exclude)
-        right, slip = honest_answer(task, rng), None if good or rng.random() < 0.5 else labeler.draw_slip(task, rng)
+        right, slip = honest_answer(task, rng), None if good or rng.random() < 0.5 else rng.choice(SLIPS)
         answer = labeler.add_slip(task, right, rng, slip) if slip else right
         lines += [f"{QUESTION} {prompt(task)}", f"{ANSWER} {answer}"]
         if not good:

@@ -18,7 +18,7 @@ from data.judge import observe
 
 N_TRAIN, N_HELD_OUT = 40, 20       # paper: about 40 labelers; held-out ones did no screening and no training data
 SLIPS = 0.40                       # the share of demonstrations with a slip: the dial, frozen before the first PPO run
-NOISE = 0.20                       # mean Gumbel scale of a labeler's error; two of them agree on about 72.6 % of pairs
+NOISE = 0.18                       # mean Gumbel scale of a labeler's error; two of them agree on about 72.6 % of pairs
 TIE = 0.06                         # two responses that seem closer than this are ranked equal
 
 # The mean weight of each taste, by group. Each labeler's own weights lie within +-30 % of these.
@@ -79,8 +79,8 @@ def gumbel(*key):
 
 def draw_slip(task, rng):
     """The kind of slip; a rude user gets a rude answer more often, one who asks for respect never."""
-    rude = 3 if "rude_user" in task else 0 if "respect" in task else 2
-    return rng.choices(["ramble", "careless", "rude", "unfinished"], weights=[3, 4, rude, 1])[0]
+    rude = 6 if "rude_user" in task else 0 if "respect" in task else 3
+    return rng.choices(["ramble", "careless", "rude", "unfinished"], weights=[4, 2, rude, 2])[0]
 
 
 def add_slip(task, answer, rng, slip):

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 SEED = 2022                             # of the world, not of a training run: all runs share one world
 CORPUS_WORDS = 2_600_000                # about 3.4 million tokens (GPT-3: 300 billion)
 # Prompts: [ours] (the paper's, Table 6). The labelers' demonstrations are SFT data; RL prompts have no labels at all.
-SIZES = {"demonstrations": 4_000,       # (12,725)
+SIZES = {"demonstrations": 3_000,       # (12,725)
          "prompts_rm": 10_000,          # (33,207)
          "prompts_rl": 8_000,           # (31,144)
          "prompts_valid": 1_000,        # (17,887 for the RM, 1,653 for SFT): model selection and development
@@ -43,10 +43,12 @@ def draw_prompts(sizes=SIZES, seed=SEED):
         cases = [c for c in tasks.USE_CASES if name != "prompts_closed" or c in tasks.CLOSED_DOMAIN]
         shares = [1 if name == "prompts_closed" else tasks.USE_CASES[c] for c in cases]
         while len(sets[name]) < sizes[name]:
-            task = tasks.new_task(rng, rng.choices(cases, weights=shares)[0], HELD_OUT_PHRASINGS.get(name, 0.0))
-            if tasks.prompt(task) not in seen:
-                seen.add(tasks.prompt(task))
-                sets[name].append(task)
+            case = rng.choices(cases, weights=shares)[0]                # drawn once, so that duplicates do not bend the proportions
+            task = tasks.new_task(rng, case, HELD_OUT_PHRASINGS.get(name, 0.0))
+            while tasks.prompt(task) in seen:
+                task = tasks.new_task(rng, case, HELD_OUT_PHRASINGS.get(name, 0.0))
+            seen.add(tasks.prompt(task))
+            sets[name].append(task)
     return sets
 
 
