@@ -1,6 +1,6 @@
 """Step 0. A tiny GPT-2, and the base model that has only read the web.
 
-    python data/prepare.py's corpus -> out/gpt.pt
+    data/corpus.txt -> out/gpt.pt
 
 InstructGPT starts from GPT-3 (section 3.5): a decoder-only transformer trained to predict the next token. Ours is GPT-2's
 architecture to the letter (Radford et al. 2019), with the parameter names that GPT-2 has in the transformers library, only
@@ -321,7 +321,7 @@ def made(config, name, settings=None):
     if not path.exists():
         return False
     extra = load_checkpoint(path)["extra"]
-    advice = f"delete it, or choose another folder with --out"
+    advice = "delete it, or choose another folder with --out"
     if extra.get("seed") != config.seed:
         raise UserError(f"{path} was made with seed {extra.get('seed')}, not {config.seed}: {advice}")
     if extra.get("world") != world_hash():
@@ -363,16 +363,6 @@ def cosine(step, steps, peak, warmup=0):
     if step < warmup:
         return peak * (0.1 + 0.9 * step / warmup)
     return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
-
-
-def muon_and_adam(model, lr, lr_rest, weight_decay=0.0):
-    """Muon for the matrices of the blocks (Jordan et al. 2024), Adam for the rest: pairs (optimiser, peak learning rate).
-
-    For what is long to learn, pretraining and the reward model: with Adam alone, copying from the context took twice the steps."""
-    matrices = [p for name, p in model.named_parameters() if ".h." in name and p.dim() == 2]
-    rest = [p for name, p in model.named_parameters() if not (".h." in name and p.dim() == 2)]
-    return [(torch.optim.Muon(matrices, weight_decay=0.1 * weight_decay), lr),
-            (torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=weight_decay), lr_rest)]
 
 
 class MetricLog:
@@ -500,6 +490,16 @@ def validation_loss(model, documents):
     return sum(corpus_loss(model, part).item() * n for part, n in zip(parts, tokens)) / sum(tokens)
 
 
+def muon_and_adam(model, config):
+    """Muon for the matrices of the blocks (Jordan et al. 2024), Adam for the rest: pairs (optimiser, peak learning rate).
+
+    GPT-3 was trained with Adam; with Adam alone, copying from the context took this model about twice the steps."""
+    matrices = [p for name, p in model.named_parameters() if ".h." in name and p.dim() == 2]
+    rest = [p for name, p in model.named_parameters() if not (".h." in name and p.dim() == 2)]
+    return [(torch.optim.Muon(matrices, weight_decay=0.01), config.lr),
+            (torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.1), config.lr_rest)]
+
+
 def pretraining_lr(step, steps, peak):
     """Linear warm-up (2 %), constant, linear down to a twentieth over the last 40 %: copying emerges while the rate is high."""
     return peak * min((step + 1) / (0.02 * steps), 1, max(0.05, (steps - step) / (0.4 * steps)))
@@ -512,7 +512,7 @@ def train(config):
     encoding = tokenizer.load()
     documents, valid = read_corpus(encoding, config.block_size)
     model = GPT(GPTConfig(encoding.n_vocab, config.block_size, config.n_layer, config.n_head, config.n_embd)).to(device)
-    optimizers, batches = muon_and_adam(model, config.lr, config.lr_rest, weight_decay=0.1), corpus_batches(documents, config.batch_tokens, rng)
+    optimizers, batches = muon_and_adam(model, config), corpus_batches(documents, config.batch_tokens, rng)
     print(f"step 0, the base model: {sum(p.numel() for p in model.parameters()):,} parameters, {sum(map(len, documents)):,} tokens of corpus")
     log, bar = MetricLog(config, "gpt"), tqdm(range(config.steps), desc="pretrain")
     for step in bar:

@@ -48,7 +48,7 @@ class Config(Common):
     round: int = 1              # 1: rank samples of the SFT models; 2: also of the first PPO policy, and train on both rounds
     prompts_1: int = 4_000      # prompts ranked in round 1 (33,207 in all)
     prompts_2: int = 6_000      # prompts ranked in round 2
-    k: int = 6                  # responses a prompt (4 to 9)
+    k: int = 9                  # responses a prompt (4 to 9)
     epochs: int = 1             # passes over the rankings (1: more overfit)
     batch_size: int = 4         # prompts of a step (64): we have a third of the prompts, and small steps learn more from them
     lr: float = 1e-3            # peak, cosine to 10 % (9e-6 for 6B)
@@ -86,7 +86,7 @@ def collect(rows, mix, k, rng, generator):
     rows: lines of a prompts file; mix: see `samplers`. One place is taken by one of the odd samplers in turn, then copies of
     responses with one word exchanged fill up to K - 1, and a response that somebody has given already is drawn again, hotter;
     what is still the same then is left out (so K may be smaller)."""
-    encoding, (usual, odd) = tokenizer.load(), mix
+    encoding, (usual, odd), people = tokenizer.load(), mix, labelers("train")
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     found = [{} for _ in rows]                                          # text -> response
 
@@ -108,7 +108,9 @@ def collect(rows, mix, k, rng, generator):
                 other = rng.choice(list(found[rng.choice(everybody)].values()))
                 found[i].setdefault(other["text"], {**other, "sampler": name})
     for i in everybody if odd else []:
-        for response in rng.sample(list(found[i].values()), len(found[i]))[:k - 1 - len(usual)]:
+        text = rng.choice(people).demonstrate(rows[i]["task"])          # people's own answers are ranked among the others
+        found[i].setdefault(text, {"text": text, "ended": True, "sampler": "labeler"})
+        for response in (list(found[i].values()) * 2)[::-1][:k - 2 - len(usual)]:
             text = town.swap_word(response["text"], rng) or response["text"]
             found[i].setdefault(text, {**response, "text": text, "sampler": "one_word_changed"})
     for again in range(3):
