@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from data import toytown as town
 from data.judge import judge
 from data.labeler import labelers
 from model import (GPTConfig, MetricLog, Common, Trunk, UserError, cosine, generate, init_weights, load_checkpoint, load_model, need,
@@ -48,7 +47,7 @@ class Config(Common):
     round: int = 1              # 1: rank samples of the SFT models; 2: also of the first PPO policy, and train on both rounds
     prompts_1: int = 4_000      # prompts ranked in round 1 (33,207 in all)
     prompts_2: int = 6_000      # prompts ranked in round 2
-    k: int = 9                  # responses a prompt (4 to 9)
+    k: int = 6                  # responses a prompt (4 to 9)
     epochs: int = 1             # passes over the rankings (1: more overfit)
     batch_size: int = 4         # prompts of a step (64): we have a third of the prompts, and small steps learn more from them
     lr: float = 1e-3            # peak, cosine to 10 % (9e-6 for 6B)
@@ -61,15 +60,14 @@ def samplers(config):
     """The mix of response writers, a (name, model, temperature) for each of the K places; None: the answer to another prompt.
 
     Variety is what makes the reward model robust: hot samples, the base model and answers to other prompts show it the kinds
-    of nonsense that a policy might otherwise try; `collect` adds copies with one word exchanged, without which it never looks
-    at words but only at manners. The paper's come "primarily" from SFT policies, in part from PPO policies."""
+    of nonsense that a policy might otherwise try. The paper's come "primarily" from SFT policies, in part from PPO policies."""
     sft = load_model(need(config, f"sft_epochs/{sft_epochs(config)[-1]}", "sft.py"))
     mixed, gpt = load_model(need(config, "sft_mix", "sft.py")), load_model(need(config, "gpt", "model.py"))
-    odd = [("sft_hot", sft, 1.4), ("gpt", gpt, 1.0), ("other_prompt", None, 1.0)]
+    odd = [("sft_hot", sft, 1.5), ("gpt", gpt, 1.0), ("other_prompt", None, 1.0)]
     if config.round == 1:
-        return [("sft", sft, 1.0), ("sft_mix", mixed, 1.0), ("sft", sft, 1.2)], odd
+        return [("sft", sft, 1.0), ("sft", sft, 1.0), ("sft_mix", mixed, 1.0), ("sft_mix", mixed, 1.0), ("sft_hot", sft, 1.3)], odd
     policy = load_model(need(config, "ppo_1", "ppo.py"))
-    return [("ppo_1", policy, 1.0), ("sft_mix", mixed, 1.0), ("ppo_1", policy, 1.2)], odd
+    return [("ppo_1", policy, 1.0), ("ppo_1", policy, 1.0), ("ppo_hot", policy, 1.3), ("sft", sft, 1.0), ("sft_mix", mixed, 1.0)], odd
 
 
 def sft_epochs(config):
@@ -83,10 +81,9 @@ def sft_epochs(config):
 def collect(rows, mix, k, rng, generator):
     """K distinct responses to each prompt: a list of lists of {"text", "ended", "sampler"}.
 
-    rows: lines of a prompts file; mix: see `samplers`. One place is taken by one of the odd samplers in turn, then copies of
-    responses with one word exchanged fill up to K - 1, and a response that somebody has given already is drawn again, hotter;
-    what is still the same then is left out (so K may be smaller)."""
-    encoding, (usual, odd), people = tokenizer.load(), mix, labelers("train")
+    rows: lines of a prompts file; mix: see `samplers`. The last place is taken by one of the odd samplers in turn. A
+    response that somebody has given already is drawn again, hotter; what is still the same then is left out (K may be smaller)."""
+    encoding, (usual, odd) = tokenizer.load(), mix
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     found = [{} for _ in rows]                                          # text -> response
 
@@ -97,7 +94,7 @@ def collect(rows, mix, k, rng, generator):
             found[i].setdefault(text, {"text": text, "ended": ended, "sampler": name})
 
     everybody = list(range(len(rows)))
-    for name, model, temperature in usual:
+    for name, model, temperature in usual[:k - 1] if odd else usual[:k]:
         draw(everybody, name, model, temperature)
     for turn, (name, model, temperature) in enumerate(odd):
         which = everybody[turn::len(odd)]
@@ -107,12 +104,6 @@ def collect(rows, mix, k, rng, generator):
             for i in which:                                             # somebody's right words, in the wrong place
                 other = rng.choice(list(found[rng.choice(everybody)].values()))
                 found[i].setdefault(other["text"], {**other, "sampler": name})
-    for i in everybody if odd else []:
-        text = rng.choice(people).demonstrate(rows[i]["task"])          # people's own answers are ranked among the others
-        found[i].setdefault(text, {"text": text, "ended": True, "sampler": "labeler"})
-        for response in (list(found[i].values()) * 2)[::-1][:k - 2 - len(usual)]:
-            text = town.swap_word(response["text"], rng) or response["text"]
-            found[i].setdefault(text, {**response, "text": text, "sampler": "one_word_changed"})
     for again in range(3):
         short = [i for i in everybody if len(found[i]) < k]
         if short:
@@ -305,7 +296,7 @@ def choose_sft(config, model, rows):
 def plot(path, log, margins, table):
     """out/reward.png: the loss, the calibration, the SFT epochs."""
     fig, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-    smooth = [sum(log[max(0, i - 10):i + 11]) / len(log[max(0, i - 10):i + 11]) for i in range(len(log))]
+    smooth = [sum(log[max(0, i - 50):i + 51]) / len(log[max(0, i - 50):i + 51]) for i in range(len(log))]
     axes[0].plot(smooth, color=BLUE)
     axes[0].axhline(0.6931, color=GREY, linestyle=":", label="a coin flip, log 2")
     axes[0].set(xlabel="step", ylabel="ranking loss (nats a pair)", title="Equation 1 goes down")
@@ -318,9 +309,8 @@ def plot(path, log, margins, table):
                      marker=marker, color=colour, label=name.replace("_", " "))
     axes[1].plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
     axes[1].set(xlabel="predicted: sigmoid(score difference)", ylabel="observed share preferred", title="Calibration, held-out prompts")
-    if table:
-        axes[2].plot([int(name) for name, _ in table], [value for _, value in table], marker="o", color=GREEN)
-        axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples", title="More SFT epochs score higher (C.1)")
+    axes[2].plot([int(name) for name, _ in table], [value for _, value in table], marker="o", color=GREEN)
+    axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples", title="Which SFT epoch is the baseline (C.1)")
     for axis in axes[:2]:
         axis.legend(frameon=False, fontsize=8)
     fig.tight_layout()
@@ -388,14 +378,14 @@ def train(config):
     name, parents = ("reward_1", ["sft_mix"]) if config.round == 1 else ("reward", ["reward_1", "ppo_1"])
     save_checkpoint(Path(config.out) / f"{name}.pt", model, **stage_extra(config, "reward", made_from=parents))
     report, margins = measure(model, config, valid[:400])
-    table = []
     if config.round == 1:
         table = choose_sft(config, model, valid[:500])
         epoch = max(table, key=lambda row: row[1])[0]
         chosen = load_model(Path(config.out) / "sft_epochs" / f"{epoch}.pt")
-        save_checkpoint(Path(config.out) / "sft.pt", chosen, **stage_extra(config, "sft", made_from=["gpt", "reward_1"]), epoch=int(epoch))
+        save_checkpoint(Path(config.out) / "sft.pt", chosen, **stage_extra(config, "sft", made_from=["gpt", "reward_1"]), epoch=int(epoch), scores=table)
         print(f"    the reward model likes SFT epoch {int(epoch)} best; it becomes {config.out}/sft.pt, the baseline")
-    plot(Path(config.out) / f"{name}.png", losses, margins, table)
+    table = [tuple(row) for row in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]]
+    plot(Path(config.out) / "reward.png", losses, margins, table)
     print("    " + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in report.items() if key != "ceilings"))
     print(f"made {config.out}/{name}.pt from {len(ranked):,} rankings in {time.time() - start:.0f} s. Next: python ppo.py\n")
 
