@@ -18,8 +18,8 @@ from data.judge import observe
 
 N_TRAIN, N_HELD_OUT = 40, 20       # paper: about 40 labelers; held-out ones did no screening and no training data
 SLIPS = 0.40                       # the share of demonstrations with a slip: the dial, frozen before the first PPO run
-NOISE = 0.18                       # mean Gumbel scale of a labeler's error; two of them agree on about 72.6 % of pairs
-TIE = 0.06                         # two responses that seem closer than this are ranked equal
+NOISE = 0.14                       # mean Gumbel scale of a labeler's error; two of them agree on about 72.6 % of pairs
+GRADE = 0.30                       # width of a grade: opinions span about 1.7, so there are about six (the paper's scale has seven)
 
 # The mean weight of each taste, by group. Each labeler's own weights lie within +-30 % of these.
 TASTES = {"train": {"helpful": 1.0, "honest": 0.25, "harmless": 0.4, "brief": 0.25},
@@ -45,14 +45,9 @@ class Labeler:
     def rank(self, task, responses):
         """Ranks the responses: a list of ranks, 1 is best, equal numbers are ties (paper 3.4, Figure 12).
 
-        Ties are chains: a response ties with the next better one if the two seem closer than TIE."""
-        opinions = [self.opinion(task, response) for response in responses]
-        order = sorted(range(len(responses)), key=lambda i: -opinions[i])
-        ranks, rank = [1] * len(responses), 1
-        for better, worse in zip(order, order[1:]):
-            rank += opinions[better] - opinions[worse] >= TIE
-            ranks[worse] = rank
-        return ranks
+        As in the paper, a response first gets a grade of overall quality; responses of the same grade are tied."""
+        grades = [math.floor(self.opinion(task, response) / GRADE) for response in responses]
+        return [1 + sum(other > grade for other in set(grades)) for grade in grades]
 
     def prefer(self, task, a, b):
         """1 if response a is preferred to b, 0 if b is, 0.5 for a tie."""
