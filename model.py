@@ -413,7 +413,7 @@ def run_script(train, config_class, doc):
     """The main guard of every script: flags in, one clear line and exit code 2 if something goes wrong."""
     try:
         train(parse_flags(config_class, doc))
-    except UserError as error:
+    except (UserError, ValueError) as error:
         fail(error)
     except KeyboardInterrupt:
         fail("stopped; finished stages are kept, run the same command to go on")

@@ -27,8 +27,6 @@ Metrics in out/ppo*.jsonl, a line an iteration (means over the iteration's episo
 import copy
 import dataclasses
 import json
-import os
-import random
 import resource
 import time
 from dataclasses import dataclass
@@ -320,7 +318,8 @@ def preference(rows, ours, theirs, rng, people, judges=5):
         shares.append(sum(votes) / judges)
     mean = sum(shares) / len(shares)
     deviation = (sum((s - mean) ** 2 for s in shares) / (len(shares) - 1)) ** 0.5
-    return [mean, mean - 1.96 * deviation / len(shares) ** 0.5, mean + 1.96 * deviation / len(shares) ** 0.5]
+    error = 1.96 * deviation / len(shares) ** 0.5
+    return [mean, max(0.0, mean - error), min(1.0, mean + error)]
 
 
 def mean_of(values):
@@ -334,7 +333,7 @@ def judged(rows, responses):
     return [gold_judge.judge(row["task"], r["text"], r["ended"]) for row, r in zip(rows, responses)]
 
 
-def describe_model(name, model, rows, responses, closed, closed_responses, valid_documents, kl):
+def describe_model(model, rows, responses, closed, closed_responses, valid_documents, kl):
     """results.json's entry for one model, preferences aside."""
     verdicts, on_closed = judged(rows, responses), judged(closed, closed_responses)
     respect = ["respect" in row["task"] for row in rows]
@@ -374,15 +373,16 @@ def evaluate(config):
         model = load_model(out / f"{files.get(name, name)}.pt", device)
         responses[name] = answer(name, model, rows, generator, reward_model)
         kl = kl_to_reference(model, reference, rows[:300], generator) if name in ("sft", "ppo", "ppo_ptx") else None
-        entries[name] = describe_model(name, model, rows, responses[name], closed, answer(name, model, closed, generator, reward_model), documents, kl)
+        entries[name] = describe_model(model, rows, responses[name], closed, answer(name, model, closed, generator, reward_model), documents, kl)
     for name in MODELS:
         entries[name]["win_rate_vs_sft"] = preference(rows, responses[name], responses["sft"], rng, people) if name != "sft" else [0.5, 0.5, 0.5]
     perfect = [{"text": tasks.honest_answer(row["task"], rng), "ended": True} for row in rows]
     ceiling = preference(rows, perfect, responses["sft"], rng, people)
     report, _ = reward_stage.measure(reward_model, reward_stage.Config(seed=config.seed, out=config.out, round=2), rows[:500])
     sft, best = entries["sft"]["utility"], entries["ppo_ptx"]["utility"]
+    wins = {name: preference(rows, responses["ppo_ptx"], responses[name], rng, people) for name in ("gpt", "gpt_prompted", "sft_best_of_16")}
     return {"seed": config.seed, "split": config.split, "cores": torch.get_num_threads(), "device": str(device), "models": entries,
-            "ppo_ptx_preferred_to": {name: preference(rows, responses["ppo_ptx"], responses[name], rng, people) for name in ("sft", "gpt", "gpt_prompted", "sft_best_of_16")},
+            "ppo_ptx_preferred_to": {"sft": entries["ppo_ptx"]["win_rate_vs_sft"], **wins},
             "ceiling_vs_sft": ceiling, "gap_closed": (best - sft) / (1 - sft), "reward_model": report}, rows, responses
 
 
@@ -407,7 +407,7 @@ def table(results):
             cells.append(f"{'-' if value is None else f'{value:.3f}'}{f' ({paper[name]})' if name in paper else ''}")
         lines.append(f"{title:30}" + "".join(f"{cell:>16}" for cell in cells))
     wins, rm = results["ppo_ptx_preferred_to"], results["reward_model"]
-    lines.append(f"PPO-ptx preferred to: " + ", ".join(f"{TITLES[n]} {m:.3f} [{low:.3f}, {high:.3f}]" for n, (m, low, high) in wins.items())
+    lines.append("PPO-ptx preferred to: " + ", ".join(f"{TITLES[n]} {m:.3f} [{low:.3f}, {high:.3f}]" for n, (m, low, high) in wins.items())
                  + "   (paper, 175B: SFT .734, GPT .85, GPT prompted .71)")
     mean, low, high = results["ceiling_vs_sft"]
     lines.append(f"a perfect answerer against SFT {mean:.3f} [{low:.3f}, {high:.3f}]; PPO-ptx wins {(wins['sft'][0] - .5) / (mean - .5):.2f} of that; "
