@@ -275,8 +275,8 @@ def trace(prompt, config=Config(), name="ppo_ptx"):
 
 # ================================================================ evaluation
 
-FEW_SHOT = [("Name two colours.", "I think of red and blue."), ("I am Ann. I lost my hat.", "I am sorry that you lost your hat, Ann."),
-            ("Write one sentence about the fox.", "The fox is red.")]
+# Two examples: with three, the longest evaluation prompt does not fit into the context.
+FEW_SHOT = [("Name two colours.", "I think of red and blue."), ("I am Ann. I lost my hat.", "I am sorry that you lost your hat, Ann.")]
 MODELS = ["gpt", "gpt_prompted", "sft", "sft_best_of_16", "ppo", "ppo_ptx"]
 TITLES = {"gpt": "GPT", "gpt_prompted": "GPT (prompted)", "sft": "SFT", "sft_best_of_16": "SFT best of 16", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 
