@@ -155,7 +155,7 @@ def test_results_say_everything_and_every_rate_is_a_fraction_of_one(finished):
 
 
 def test_every_picture_is_made(finished):
-    for name in ("losses", "reward_1", "reward", "ppo", "figures"):
+    for name in ("losses", "reward", "ppo", "figures"):
         assert (finished.out / f"{name}.png").stat().st_size > 5_000
 
 
