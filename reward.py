@@ -32,7 +32,6 @@ from data.judge import judge
 from data.labeler import labelers
 from model import (GPTConfig, MetricLog, Common, Trunk, UserError, cosine, generate, init_weights, load_checkpoint, load_model, need,
                    pad_batch, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
-from sft import read_demonstrations
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
