@@ -15,7 +15,6 @@ Two rounds. A reward model that has only seen the SFT model's responses is soon 
 it; so, as the paper says of steps 2 and 3, the loop is iterated: the first PPO policy's responses are ranked too.
 """
 import json
-import os
 import random
 import time
 from dataclasses import dataclass
@@ -118,13 +117,6 @@ def rank(rows, responses, people, rng, round):
         ranked.append({"prompt": row["prompt"], "task": row["task"], "responses": answers,
                        "ranks": person.rank(row["task"], answers), "labeler": person.name, "round": round})
     return ranked
-
-
-def write_rankings(path, ranked):
-    """Writes out/rankings.jsonl, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in ranked))
-    os.replace(partial, path)
 
 
 # ---------------------------------------------------------------- the model and its loss
@@ -371,7 +363,7 @@ def train(config):
     ranked = rank([row for row, _ in kept], [answers for _, answers in kept], labelers("train"), rng, config.round)
     if config.round == 2:
         ranked = [line for line in read_jsonl(path) if line["round"] == 1] + ranked
-    write_rankings(path, ranked)
+    prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked))
     model, losses = fit(config, ranked)
     centre(model, encoding)
     name, parents = ("reward_1", ["sft_mix"]) if config.round == 1 else ("reward", ["reward_1", "ppo_1"])
