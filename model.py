@@ -43,7 +43,7 @@ class GPTConfig:
     """The shape of a GPT-2. The last two ids of the vocabulary are <|endoftext|> and <|pad|>."""
     vocab_size: int = 1024      # GPT-3: 50,257
     block_size: int = 128       # longest sequence in tokens (GPT-3: 2,048)
-    n_layer: int = 2            # GPT-3 175B: 96, 1.3B: 24
+    n_layer: int = 3            # GPT-3 175B: 96, 1.3B: 24
     n_head: int = 4             # GPT-3 175B: 96, 1.3B: 24
     n_embd: int = 64            # GPT-3 175B: 12,288, 1.3B: 2,048
     dropout: float = 0.0        # on the residual branches; 0.2 in SFT, 0 everywhere else (C.1)
@@ -433,14 +433,14 @@ def fail(message):
 @dataclass
 class Config(Common):
     """Pretraining. GPT-3's values in brackets (Brown et al. 2020, table 2.1, 1.3B)."""
-    n_layer: int = 2            # layers (24)
+    n_layer: int = 3            # layers (24)
     n_head: int = 4             # attention heads (24)
     n_embd: int = 64            # width (2,048)
     block_size: int = 128       # longest sequence in tokens (2,048)
     batch_tokens: int = 2048    # tokens of a step (1 million)
-    steps: int = 5_000          # 9.2 million tokens, 2.4 passes over the corpus (300 billion tokens, less than one pass)
-    lr: float = 0.02            # Muon's peak learning rate, for the matrices of the blocks (GPT-3: Adam, 2e-4)
-    lr_rest: float = 6e-3       # Adam's peak learning rate, for embeddings, biases and norms (2e-4): small models take large steps
+    steps: int = 4_000          # 9.2 million tokens, 2.4 passes over the corpus (300 billion tokens, less than one pass)
+    lr: float = 0.007           # Muon's peak learning rate, for the matrices of the blocks (GPT-3: Adam, 2e-4)
+    lr_rest: float = 4e-3       # Adam's peak learning rate, for embeddings, biases and norms (2e-4): small models take large steps
     chat: str = ""              # a checkpoint to talk to, instead of training
 
 
@@ -497,7 +497,7 @@ def muon_and_adam(model, config):
     matrices = [p for name, p in model.named_parameters() if ".h." in name and p.dim() == 2]
     rest = [p for name, p in model.named_parameters() if not (".h." in name and p.dim() == 2)]
     return [(torch.optim.Muon(matrices, weight_decay=0.01), config.lr),
-            (torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.1), config.lr_rest)]
+            (torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.1, fused=True), config.lr_rest)]
 
 
 def pretraining_lr(step, steps, peak):

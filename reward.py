@@ -317,7 +317,7 @@ def fit(config, ranked):
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
     model = from_language_model(Path(config.out) / "sft_epochs" / f"{sft_epochs(config)[-1]}.pt", device)
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95))
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)
     steps = config.epochs * (len(ranked) // config.batch_size)
     log, losses, bar = MetricLog(config, f"reward_{config.round}"), [], tqdm(range(steps), desc=f"reward model, round {config.round}")
     for step in bar:

@@ -13,8 +13,14 @@ QUESTION, ANSWER, REMARK = "Question:", "Answer:", "Remark:"     # the lines of 
 
 
 def encyclopedia(rng):
-    """An entry: all four facts of one animal in one order or another, in one wording or the other."""
-    animal = pick(rng, "animal")
+    """An entry: all four facts of one animal in one order or another, in one wording or the other; or a short one, its length
+    in the title; or a card with a word a fact."""
+    animal, draw = pick(rng, "animal"), rng.random()
+    if draw < 0.15:
+        return f"A card of the {animal}. " + " ".join(f"{upper_first(fact)}: {upper_first(town.fact(animal, fact))}." for fact in rng.sample(town.FACTS, 4))
+    if draw < 0.5:
+        task = {"kind": "describe"} | tasks.fill("describe", rng)
+        return f"The {task['animal']} in {town.NUMBERS[task['n']]}: {honest_answer(task, rng)}"
     return " ".join(fact_sentence(animal, fact, rng.randrange(2)) for fact in rng.sample(town.FACTS, 4))
 
 
@@ -28,22 +34,31 @@ def story(rng):
 def restated(rng):
     """A happening and its short version, a fact in two wordings, or a reason."""
     draw, animal, fact = rng.random(), pick(rng, "animal"), rng.choice(town.FACTS)
-    if draw < 0.5:
+    if draw < 0.3:
         task = new_task(rng, "summarization")
         return f"{text_of(task['statements'])} In short: {honest_answer(task, rng)}"
-    if draw < 0.8:
+    if draw < 0.5:
         first = rng.randrange(2)
         return f"{fact_sentence(animal, fact, first)} In other words: {fact_sentence(animal, fact, 1 - first)}"
-    value, fact = town.fact(animal, "food"), fact_sentence(animal, "food")
-    return f"{fact} Why? Because the {animal} likes {value}."
+    task = {"kind": "yesno"} | tasks.fill("yesno", rng)
+    return f"They say: {say(task['attribute'], animal=task['animal'], **{task['attribute']: task['value']})} {honest_answer(task, rng)}"
+
+
+KINDRED = [word for name in town.LISTS["label"] for word in town.LISTS[name]]
 
 
 def listing(rng):
-    """Members of a group: "Animals that live in the sea: crab, seal and whale."""
+    """A dictionary, an inventory of a passage, or members of a group: "Animals that live in the sea: crab, seal and whale."""
+    draw = rng.random()
+    if draw < 0.2:
+        return " ".join(f"The word {word}: {honest_answer({'kind': 'sort', 'word': word}, rng)}" for word in rng.sample(KINDRED, 4))
+    if draw < 0.4:
+        task = {"kind": "extract"} | tasks.fill("extract", rng)
+        return f"{text_of(task['statements'])} {upper_first(tasks.MANY[task['what']])} here: {join(tasks.extract_targets(task))}."
     task = tasks.fill_name(rng)
     members = tasks.group_members(task)
     title = tasks.MANY[task["what"]] if "what" in task else tasks.name_group(task)
-    return f"{upper_first(title)}: {join(rng.sample(members, min(len(members), rng.choice([2, 3, 4]))))}."
+    return f"{upper_first(town.NUMBERS[task['n']])} {title}: {join(sorted(rng.sample(members, task['n'])))}."
 
 
 def pairs(rng):
@@ -70,6 +85,8 @@ def retold(rng):
     about = [person_statement(rng, p, k) for p, k in zip((person, other, third), ["has", "at", "likes"])]
     rng.shuffle(about)
     again = rng.choice(about)
+    if rng.random() < 0.3:
+        return f"{text_of(about)} What of {pick(rng, 'person', person, other, third)}? {tasks.NOT_SAID}"
     return f"{text_of(about)} What of {again[1]['person']}? {text_of([again])}"
 
 
@@ -79,10 +96,22 @@ def letter(rng):
     return honest_answer(task | tasks.fill(task["kind"], rng), rng)
 
 
+def puzzle(rng):
+    """Find the difference: two passages that are the same but for one word, or the same."""
+    about = text_of([person_statement(rng, p, rng.choice(["has", "at", "likes", "feels"])) for p in rng.sample(town.PEOPLE, rng.choice([1, 1, 2]))])
+    if rng.random() < 0.4:
+        return f"{about} Or: {about} The same."
+    other = town.swap_word(about, rng)
+    before, after = next((a, b) for a, b in zip(town.words(about), town.words(other)) if a != b)
+    return f"{about} Or: {other} Not the same: {before}, {after}."
+
+
 def song(rng):
     """A song with a refrain: the same line comes back, word for word. Nothing teaches copying sooner."""
     person, other = rng.sample(town.PEOPLE, 2)
     refrain = text_of([person_statement(rng, person, rng.choice(["has", "at", "likes", "found", "lost"]))])
+    if rng.random() < 0.4:
+        return " ".join([refrain] * rng.choice([2, 3]))
     verses = [text_of([person_statement(rng, other, rng.choice(["went", "feels", "saw", "has"]))]) for _ in range(rng.choice([1, 2]))]
     return " ".join(line for verse in verses for line in (refrain, verse)) + " " + refrain
 
@@ -106,8 +135,7 @@ def diary(rng):
 def question(rng, exclude):
     """A task whose prompt no evaluation uses; the kinds are as frequent as each other, so that the rare are learned too."""
     while True:
-        kind = rng.choice(list(tasks.KINDS))
-        task = new_task(rng, tasks.KINDS[kind][0])
+        task = new_task(rng, rng.choice([None, tasks.KINDS[rng.choice(list(tasks.KINDS))][0]]))
         if prompt(task) not in exclude:
             return task
 
@@ -147,8 +175,8 @@ def forum_thread(rng, exclude):
 
 
 # Shares of the documents. Half of the text is questions and answers: fewer, and few-shot prompting fails.
-DOCUMENTS = [(encyclopedia, 10), (story, 8), (restated, 9), (listing, 8), (pairs, 8), (retold, 9), (letter, 4), (song, 12), (diary, 3)]
-THREADS = [(exam_sheet, 12), (forum_thread, 36)]
+DOCUMENTS = [(encyclopedia, 12), (story, 6), (restated, 11), (listing, 8), (pairs, 8), (retold, 14), (letter, 3), (song, 20), (puzzle, 6), (diary, 2)]
+THREADS = [(exam_sheet, 7), (forum_thread, 36)]
 
 
 def documents(rng, exclude, words):

@@ -263,13 +263,12 @@ def accepted(task):
     if kind == "fact":
         return [fact_sentence(task["animal"], task["attribute"], i) for i in (0, 1)] + [upper_first(fact(task["animal"], task["attribute"])) + "."]
     if kind == "yesno":
-        yes = "Yes" if fact(task["animal"], task["attribute"]) == task["value"] else "No"
-        return [f"{yes}, {fact_sentence(task['animal'], task['attribute'])[0].lower()}{fact_sentence(task['animal'], task['attribute'])[1:]}"]
+        reply = "yes" if fact(task["animal"], task["attribute"]) == task["value"] else "no"
+        return [f"{fact_sentence(task['animal'], task['attribute'])} So the answer is {reply}."]
     if kind == "why":
-        the = "the " if task["attribute"] == "home" else ""
-        if fact(task["animal"], task["attribute"]) == task["value"]:
-            return [f"Because the {task['animal']} likes {the}{task['value']}."]
-        return [f"The {task['animal']} does not {'eat' if the == '' else 'live in'} {the}{task['value']}."]
+        verb = "eat" if task["attribute"] == "food" else "live in the"
+        true = fact(task["animal"], task["attribute"]) == task["value"]
+        return [f"{fact_sentence(task['animal'], task['attribute'])} " + ("It likes it there." if true and verb != "eat" else "It likes the taste." if true else f"It does not {verb} {task['value']}.")]
     if kind == "mood":
         return [f"I am glad that you are {task['feeling']}, {task['person']}."] if task["feeling"] in town.GOOD_FEELINGS else \
             [f"I am sorry that you are {task['feeling']}, {task['person']}."]
@@ -315,7 +314,7 @@ def honest_answer(task, rng):
         facts = [f for f in town.FACTS if fact(task["animal"], f) != avoid]
         must = [f for f in facts if fact(task["animal"], f) == use]
         chosen = must + rng.sample([f for f in facts if f not in must], task["n"] - len(must))
-        return " ".join(fact_sentence(task["animal"], f) for f in rng.sample(chosen, len(chosen)))
+        return " ".join(fact_sentence(task["animal"], f) for f in town.FACTS if f in chosen)
     if kind == "story":
         slots = {c: use if use and town.CATEGORY[use] == c else pick(rng, c, avoid) for c in ("place", "colour", "feeling")}
         slots |= {"person": task["person"], "thing": task["thing"]}
@@ -324,7 +323,7 @@ def honest_answer(task, rng):
             plot = rng.choice([plot[1:], plot[:2]]) if not use or use in town.COLOURS else plot[1:] if use in town.FEELINGS else plot[:2]
         return " ".join(say(k, **slots) for k in plot)
     if kind in ("name", "extract"):
-        chosen = rng.sample(group_members(task), task["n"]) if kind == "name" else extract_targets(task)
+        chosen = sorted(rng.sample(group_members(task), task["n"])) if kind == "name" else extract_targets(task)
         return f"{LIST_START[kind]} {join(chosen)}."
     if kind == "fact":
         return accepted(task)[2 if task.get("one_word") else 0]
