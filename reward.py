@@ -43,8 +43,8 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"      # Ok
 class Config(Common):
     """Settings, the paper's value in brackets (3.5, C.2)."""
     round: int = 1              # 1: rank samples of the SFT models; 2: also of the first PPO policy, and train on both rounds
-    prompts_1: int = 4_000      # prompts ranked in round 1 (33,207 in all)
-    prompts_2: int = 6_000      # prompts ranked in round 2
+    prompts_1: int = 5_000      # prompts ranked in round 1 (33,207 in all)
+    prompts_2: int = 15_000     # prompts ranked in round 2
     k: int = 6                  # responses a prompt (4 to 9)
     epochs: int = 1             # passes over the rankings (1: more overfit)
     batch_size: int = 4         # prompts of a step (64): we have a third of the prompts, and small steps learn more from them
@@ -316,7 +316,7 @@ def fit(config, ranked):
     """One epoch over the rankings; returns (model, losses)."""
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
-    model = from_language_model(Path(config.out) / "sft_epochs" / f"{sft_epochs(config)[-1]}.pt", device)
+    model = from_language_model(need(config, "gpt", "model.py"), device)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)
     steps = config.epochs * (len(ranked) // config.batch_size)
     log, losses, bar = MetricLog(config, f"reward_{config.round}"), [], tqdm(range(steps), desc=f"reward model, round {config.round}")

@@ -162,20 +162,20 @@ def remark(rng, right, answer, slip):
 
 
 def forum_thread(rng, exclude):
-    """Questions with answers. Some threads are good; in the others every second answer has a slip, and readers remark on each."""
-    good, lines = rng.random() < 0.5, []
+    """Questions with answers. A few threads are good; in the others every second answer has a slip. In some, readers remark on each."""
+    good, remarks, lines = rng.random() < 0.2, rng.random() < 0.6, []
     for _ in range(rng.randint(1, 4)):
         task = question(rng, exclude)
         right, slip = honest_answer(task, rng), None if good or rng.random() < 0.5 else rng.choice(SLIPS)
         answer = labeler.add_slip(task, right, rng, slip) if slip else right
         lines += [f"{QUESTION} {prompt(task)}", f"{ANSWER} {answer}"]
-        if not good:
+        if remarks:
             lines.append(f"{REMARK} {remark(rng, right, answer, slip)}")
     return "\n".join(lines)
 
 
 # Shares of the documents. Half of the text is questions and answers: fewer, and few-shot prompting fails.
-DOCUMENTS = [(encyclopedia, 12), (story, 6), (restated, 11), (listing, 8), (pairs, 8), (retold, 14), (letter, 3), (song, 20), (puzzle, 6), (diary, 2)]
+DOCUMENTS = [(encyclopedia, 12), (story, 6), (restated, 11), (listing, 12), (pairs, 8), (retold, 14), (letter, 3), (song, 20), (puzzle, 6), (diary, 2)]
 THREADS = [(exam_sheet, 7), (forum_thread, 36)]
 
 

@@ -262,13 +262,14 @@ def accepted(task):
         return [f"Dear {task['other']}, {come} the {task['place']}. Your friend {task['person']}." for come in ("come with me to", "please come to", "meet me in")]
     if kind == "fact":
         return [fact_sentence(task["animal"], task["attribute"], i) for i in (0, 1)] + [upper_first(fact(task["animal"], task["attribute"])) + "."]
-    if kind == "yesno":
+    if kind == "yesno":     # the fact first: what has been written can be compared with the question, what has only been thought cannot
         reply = "yes" if fact(task["animal"], task["attribute"]) == task["value"] else "no"
         return [f"{fact_sentence(task['animal'], task['attribute'])} So the answer is {reply}."]
     if kind == "why":
-        verb = "eat" if task["attribute"] == "food" else "live in the"
-        true = fact(task["animal"], task["attribute"]) == task["value"]
-        return [f"{fact_sentence(task['animal'], task['attribute'])} " + ("It likes it there." if true and verb != "eat" else "It likes the taste." if true else f"It does not {verb} {task['value']}.")]
+        home, right = task["attribute"] == "home", fact(task["animal"], task["attribute"]) == task["value"]
+        reason = "It likes it there." if home else "It likes the taste."
+        denial = f"It does not {'live in the' if home else 'eat'} {task['value']}."
+        return [f"{fact_sentence(task['animal'], task['attribute'])} {reason if right else denial}"]
     if kind == "mood":
         return [f"I am glad that you are {task['feeling']}, {task['person']}."] if task["feeling"] in town.GOOD_FEELINGS else \
             [f"I am sorry that you are {task['feeling']}, {task['person']}."]
