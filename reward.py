@@ -252,7 +252,7 @@ def measure(model, config, rows):
     encoding, rng, generator = tokenizer.load(), random.Random(config.seed), torch.Generator().manual_seed(config.seed)
     usual, odd = samplers(config)
     mixed = collect(rows, (usual, odd), config.k, rng, generator)
-    sft = [("sft", load_model(need(config, f"sft_epochs/{sft_epochs(config)[-1]}", "sft.py")), 1.0)] * config.k
+    sft = [("sft", load_model(need(config, "sft", "reward.py")), 1.0)] * config.k
     alone = collect(rows, (sft, []), config.k, rng, generator)
     people = {group: labelers(group) for group in ("train", "held_out")}
     lines = {"train_labelers": rank(rows, mixed, people["train"], rng, 0), "heldout_labelers": rank(rows, mixed, people["held_out"], rng, 0),
@@ -368,13 +368,13 @@ def train(config):
     centre(model, encoding)
     name, parents = ("reward_1", ["sft_mix"]) if config.round == 1 else ("reward", ["reward_1", "ppo_1"])
     save_checkpoint(Path(config.out) / f"{name}.pt", model, **stage_extra(config, "reward", made_from=parents))
-    report, margins = measure(model, config, valid[:400])
     if config.round == 1:
         table = choose_sft(config, model, valid[:500])
         epoch = max(table, key=lambda row: row[1])[0]
         chosen = load_model(Path(config.out) / "sft_epochs" / f"{epoch}.pt")
         save_checkpoint(Path(config.out) / "sft.pt", chosen, **stage_extra(config, "sft", made_from=["gpt", "reward_1"]), epoch=int(epoch), scores=table)
         print(f"    the reward model likes SFT epoch {int(epoch)} best; it becomes {config.out}/sft.pt, the baseline")
+    report, margins = measure(model, config, valid[:400])
     table = [tuple(row) for row in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]]
     plot(Path(config.out) / "reward.png", losses, margins, table)
     print("    " + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in report.items() if key != "ceilings"))
