@@ -57,9 +57,8 @@ def sft_batch(pairs, pad, device="cpu"):
 
 def sft_loss(model, idx, mask):
     """Cross-entropy per response token: idx (B, T), mask (B, T - 1) -> scalar, in nats (equation above)."""
-    chosen = mask > 0                                                                           # (B, T - 1)
-    hidden = model.transformer(idx[:, :-1])[chosen]     # (n, C): logits of the n response tokens alone, a third of the work
-    return F.cross_entropy(model.lm_head(hidden), idx[:, 1:][chosen])
+    targets = idx[:, 1:].masked_fill(mask == 0, -100)                                           # (B, T - 1): -100 is skipped
+    return F.cross_entropy(model(idx[:, :-1]).flatten(0, 1), targets.flatten())
 
 
 @torch.no_grad()
