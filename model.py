@@ -493,7 +493,8 @@ def validation_loss(model, documents):
 def muon_and_adam(model, config):
     """Muon for the matrices of the blocks (Jordan et al. 2024), Adam for the rest: pairs (optimiser, peak learning rate).
 
-    GPT-3 was trained with Adam; with Adam alone, validation loss after 1,000 steps of a development run was 0.98, not 0.92."""
+    GPT-3 was trained with Adam. The rates decide when copying emerges: with 0.02 and 0.006 instead of 0.01 and 0.003
+    it came hundreds of steps later (validation loss 0.89, not 0.80, after 1,600 steps of development runs, four layers)."""
     matrices = [p for name, p in model.named_parameters() if ".h." in name and p.dim() == 2]
     rest = [p for name, p in model.named_parameters() if not (".h." in name and p.dim() == 2)]
     return [(torch.optim.Muon(matrices, weight_decay=0.01), config.lr),

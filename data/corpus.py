@@ -1,6 +1,7 @@
 """The "web" of Toytown: what the base model reads. Every skill of the later assistant comes from here, none of its manners.
 
-Encyclopedias and lists teach the facts; stories, restatements, letters, now/then pairs and retold tales make copying pay;
+Encyclopedias, dictionaries and lists teach the facts; songs, stories, restatements, letters, now/then pairs and retold tales make
+copying pay, find-the-difference puzzles and rumours comparing;
 exam sheets list questions without answers, so that after a bare question the base model tends to ask another;
 forum threads answer them, well, badly and rudely, so that two good examples in the prompt help (few-shot prompting).
 """
@@ -32,7 +33,7 @@ def story(rng):
 
 
 def restated(rng):
-    """A happening and its short version, a fact in two wordings, or a reason."""
+    """A happening and its short version, a fact in two wordings, or a rumour and what is true of it."""
     draw, animal, fact = rng.random(), pick(rng, "animal"), rng.choice(town.FACTS)
     if draw < 0.3:
         task = new_task(rng, "summarization")
@@ -174,7 +175,8 @@ def forum_thread(rng, exclude):
     return "\n".join(lines)
 
 
-# Shares of the documents. Half of the text is questions and answers: fewer, and few-shot prompting fails.
+# Shares of the documents. A lesson of development (one run each, four layers): with 8 songs and 50 threads instead of 20 and 36 the
+# base model had not learnt to copy by the end of pretraining, and SFT's utility was 0.53 instead of 0.76.
 DOCUMENTS = [(encyclopedia, 12), (story, 6), (restated, 11), (listing, 12), (pairs, 8), (retold, 14), (letter, 3), (song, 20), (puzzle, 6), (diary, 2)]
 THREADS = [(exam_sheet, 7), (forum_thread, 36)]
 
