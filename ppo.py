@@ -224,7 +224,7 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
     reward_model = load_reward_model(need(config, reward_name, "reward.py"), device)
     value_net = copy.deepcopy(reward_model)                             # a network of its own, initialised from the RM
     average, decay = copy.deepcopy(policy), 0.018 ** (1 / iterations)
-    optimizers = [torch.optim.Adam(policy.parameters(), betas=(0.9, 0.95), fused=True), torch.optim.Adam(value_net.parameters(), betas=(0.9, 0.95), fused=True)]
+    optimizers = [torch.optim.Adam(network.parameters(), betas=(0.9, 0.95), fused=True) for network in (policy, value_net)]
     rows, given = read_jsonl(prepare.FOLDER / "prompts_rl.jsonl"), config
     config = dataclasses.replace(config, gamma_ptx=gamma_ptx)
     queue, log, bar = [], MetricLog(config, name), tqdm(range(iterations), desc=name)

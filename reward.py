@@ -47,7 +47,7 @@ class Config(Common):
     prompts_2: int = 15_000     # prompts ranked in round 2
     k: int = 6                  # responses a prompt (4 to 9)
     epochs: int = 1             # passes over the rankings (1: more overfit)
-    batch_size: int = 4         # prompts of a step (64): we have a third of the prompts, and small steps learn more from them
+    batch_size: int = 4         # prompts of a step (64): we have fewer prompts, and small steps learn more from them
     lr: float = 1e-3            # peak, cosine to 10 % (9e-6 for 6B)
 
 
@@ -316,8 +316,8 @@ def fit(config, ranked):
     """One epoch over the rankings; returns (model, losses).
 
     It starts from the base model. Section 3.5 starts from the SFT model, but the paper's final one did not (C.2: a GPT-3
-    fine-tuned on public data). Here 16 epochs on few demonstrations cost knowledge: pairs of the first PPO
-    policy's samples were ordered right in 60 % by a reward model from SFT, in 65 % by one from the base model (one run each)."""
+    fine-tuned on public data). Here it paid: of the pairs of the first PPO policy's samples, a reward model from SFT
+    ordered 60 % right, one from the base model 65 % (one development run each)."""
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
     model = from_language_model(need(config, "gpt", "model.py"), device)

@@ -81,7 +81,7 @@ def fit(config, name, epochs, mix, keep):
     valid_pairs, pairs = pairs[:len(pairs) // 10], pairs[len(pairs) // 10:]
     tokens = config.batch_size * sum(len(response) for _, response in pairs) / len(pairs)       # of a batch, on average
     corpus = corpus_batches(read_corpus(encoding, model.config.block_size)[0], tokens * mix / (1 - mix), rng) if mix else None
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)                         # C.1
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)             # C.1
     steps_per_epoch, step = len(pairs) // config.batch_size, 0
     log, bar = MetricLog(config, name), tqdm(total=epochs * steps_per_epoch, desc=name)
     for epoch in range(1, epochs + 1):

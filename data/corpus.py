@@ -13,6 +13,16 @@ from data.toytown import fact_sentence, join, say, upper_first
 QUESTION, ANSWER, REMARK = "Question:", "Answer:", "Remark:"     # the lines of a forum thread; few-shot prompts use them too
 
 
+def filled(kind, rng):
+    """A task of this kind without a phrasing: enough for honest_answer."""
+    return {"kind": kind} | tasks.fill(kind, rng)
+
+
+def difference(one, other):
+    """The first word in which two texts differ, as (word of one, word of the other); None where there is none."""
+    return next(((a, b) for a, b in zip(town.words(one), town.words(other)) if a != b), None)
+
+
 def encyclopedia(rng):
     """An entry: all four facts of one animal in one order or another, in one wording or the other; or a short one, its length
     in the title; or a card with a word a fact."""
@@ -20,7 +30,7 @@ def encyclopedia(rng):
     if draw < 0.15:
         return f"A card of the {animal}. " + " ".join(f"{upper_first(fact)}: {upper_first(town.fact(animal, fact))}." for fact in rng.sample(town.FACTS, 4))
     if draw < 0.5:
-        task = {"kind": "describe"} | tasks.fill("describe", rng)
+        task = filled("describe", rng)
         return f"The {task['animal']} in {town.NUMBERS[task['n']]}: {honest_answer(task, rng)}"
     return " ".join(fact_sentence(animal, fact, rng.randrange(2)) for fact in rng.sample(town.FACTS, 4))
 
@@ -41,20 +51,20 @@ def restated(rng):
     if draw < 0.5:
         first = rng.randrange(2)
         return f"{fact_sentence(animal, fact, first)} In other words: {fact_sentence(animal, fact, 1 - first)}"
-    task = {"kind": "yesno"} | tasks.fill("yesno", rng)
+    task = filled("yesno", rng)
     return f"They say: {say(task['attribute'], animal=task['animal'], **{task['attribute']: task['value']})} {honest_answer(task, rng)}"
 
 
-KINDRED = [word for name in town.LISTS["label"] for word in town.LISTS[name]]
+SORTED = [word for name in town.LISTS["label"] for word in town.LISTS[name]]      # the words that the dictionary explains
 
 
 def listing(rng):
     """A dictionary, an inventory of a passage, or members of a group: "Animals that live in the sea: crab, seal and whale."""
     draw = rng.random()
     if draw < 0.2:
-        return " ".join(f"The word {word}: {honest_answer({'kind': 'sort', 'word': word}, rng)}" for word in rng.sample(KINDRED, 4))
+        return " ".join(f"The word {word}: {honest_answer({'kind': 'sort', 'word': word}, rng)}" for word in rng.sample(SORTED, 4))
     if draw < 0.4:
-        task = {"kind": "extract"} | tasks.fill("extract", rng)
+        task = filled("extract", rng)
         return f"{text_of(task['statements'])} {upper_first(tasks.MANY[task['what']])} here: {join(tasks.extract_targets(task))}."
     task = tasks.fill_name(rng)
     members = tasks.group_members(task)
@@ -93,8 +103,7 @@ def retold(rng):
 
 def letter(rng):
     """A note or an invitation."""
-    task = {"kind": rng.choice(["note", "invite"])}
-    return honest_answer(task | tasks.fill(task["kind"], rng), rng)
+    return honest_answer(filled(rng.choice(["note", "invite"]), rng), rng)
 
 
 def puzzle(rng):
@@ -103,8 +112,7 @@ def puzzle(rng):
     if rng.random() < 0.4:
         return f"{about} Or: {about} The same."
     other = town.swap_word(about, rng)
-    before, after = next((a, b) for a, b in zip(town.words(about), town.words(other)) if a != b)
-    return f"{about} Or: {other} Not the same: {before}, {after}."
+    return f"{about} Or: {other} Not the same: {', '.join(difference(about, other))}."
 
 
 def song(rng):
@@ -134,7 +142,8 @@ def diary(rng):
 
 
 def question(rng, exclude):
-    """A task whose prompt no evaluation uses; the kinds are as frequent as each other, so that the rare are learned too."""
+    """A task whose prompt no evaluation uses. Half come in Table 1's proportions, half from a kind drawn evenly, so that the rare
+    are learned too."""
     while True:
         task = new_task(rng, rng.choice([None, tasks.KINDS[rng.choice(list(tasks.KINDS))][0]]))
         if prompt(task) not in exclude:
@@ -155,10 +164,9 @@ BLAME = {"careless": ["Wrong!"], "rude": ["How rude!", "Be polite!"], "ramble": 
 def remark(rng, right, answer, slip):
     """What a reader says of an answer. To name the word that is wrong, and the right one, the base model has to compare the
     answer with the question, word by word; the reward model inherits that."""
-    if slip == "careless":
-        for wrong, word in zip(town.words(answer), town.words(right)):
-            if wrong != word:
-                return f"Wrong! Not {wrong} but {word}."
+    wrong = difference(answer, right) if slip == "careless" else None
+    if wrong:
+        return f"Wrong! Not {wrong[0]} but {wrong[1]}."
     return rng.choice(BLAME[slip] if slip else PRAISE)
 
 

@@ -262,7 +262,7 @@ def accepted(task):
         return [f"Dear {task['other']}, {come} the {task['place']}. Your friend {task['person']}." for come in ("come with me to", "please come to", "meet me in")]
     if kind == "fact":
         return [fact_sentence(task["animal"], task["attribute"], i) for i in (0, 1)] + [upper_first(fact(task["animal"], task["attribute"])) + "."]
-    if kind == "yesno":     # the fact first: what has been written can be compared with the question, what has only been thought cannot
+    if kind == "yesno":     # the fact first, so that it can be right on its own: small models do not learn to compare it
         reply = "yes" if fact(task["animal"], task["attribute"]) == task["value"] else "no"
         return [f"{fact_sentence(task['animal'], task['attribute'])} So the answer is {reply}."]
     if kind == "why":
