@@ -14,6 +14,7 @@ stage shares; and below a rule, pretraining and talking to a checkpoint:
     python model.py --chat out/ppo_ptx.pt       # talks to any checkpoint, typed or piped
 """
 import argparse
+import ctypes
 import dataclasses
 import difflib
 import hashlib
@@ -43,7 +44,7 @@ class GPTConfig:
     """The shape of a GPT-2. The last two ids of the vocabulary are <|endoftext|> and <|pad|>."""
     vocab_size: int = 1024      # GPT-3: 50,257
     block_size: int = 128       # longest sequence in tokens (GPT-3: 2,048)
-    n_layer: int = 3            # GPT-3 175B: 96, 1.3B: 24
+    n_layer: int = 4            # GPT-3 175B: 96, 1.3B: 24
     n_head: int = 4             # GPT-3 175B: 96, 1.3B: 24
     n_embd: int = 64            # GPT-3 175B: 12,288, 1.3B: 2,048
     dropout: float = 0.0        # on the residual branches; 0.2 in SFT, 0 everywhere else (C.1)
@@ -140,6 +141,7 @@ class GPT(nn.Module):
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):                          # GPT-2: the residual stream keeps its scale with depth
                 nn.init.normal_(p, std=INIT / math.sqrt(2 * config.n_layer))
+        start_near_copying(self.transformer)
 
     def forward(self, idx, **sampling):
         return self.lm_head(self.transformer(idx, **sampling))
@@ -154,6 +156,22 @@ def init_weights(module):
         nn.init.normal_(module.weight, std=INIT)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def start_near_copying(trunk):
+    """Initial attention that looks for tokens like the present one, nearby first, and passes on what it finds.
+
+    The architecture is GPT-2's, this start is not: it is a mimetic initialisation (after Trockman and Kolter 2023), with keys equal
+    to queries, output weights half the transposed values, sinusoidal positions (Vaswani et al. 2017, 3.5). All of it is then
+    trained. Copying emerges sooner: four layers, 2,000 steps, one seed: validation loss 0.80, not 0.84."""
+    length, width = trunk.wpe.weight.shape
+    angles = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)      # (length, C / 2)
+    trunk.wpe.weight.copy_(math.sqrt(2) * INIT * torch.cat([angles.sin(), angles.cos()], dim=1))
+    for block in trunk.h:
+        queries, keys, values = block.attn.c_attn.weight.split(width)                           # each (C, C)
+        keys.copy_(queries)
+        block.attn.c_proj.weight.lerp_(values.T, 0.5)
 
 
 # ---------------------------------------------------------------- sampling and log-probabilities
@@ -176,7 +194,7 @@ def logprobs(model, idx, temperature=1.0):
 
 
 @torch.no_grad()
-def generate(model, prompts, max_new_tokens, temperature=1.0, generator=None, batch_size=512):
+def generate(model, prompts, max_new_tokens, temperature=1.0, generator=None, batch_size=256):
     """Samples a response to each prompt (a list of ids); returns lists of ids, <|endoftext|> included when it was sampled.
 
     Prompts of unequal length are padded on the left. Positions skip the padding and attention does not see it, so a
@@ -212,7 +230,9 @@ def generate_batch(model, prompts, max_new_tokens, temperature, generator):
         if temperature == 0:
             chosen = logits.index_fill(1, torch.tensor(pad, device=device), float("-inf")).argmax(1)
         else:
-            chosen = torch.multinomial(distribution(logits, temperature, pad).exp(), 1, generator=generator)[:, 0]
+            summed = distribution(logits, temperature, pad).exp().cumsum(1)                     # (alive, V)
+            drawn = torch.rand(len(alive), 1, generator=generator, device=device) * summed[:, -1:]          # (alive, 1)
+            chosen = torch.searchsorted(summed, drawn)[:, 0]            # inverse CDF: torch.multinomial is several times slower
         for row, token in zip(alive, chosen.tolist()):
             responses[row].append(token)
         keep = chosen != end                                                                    # (alive,)
@@ -350,12 +370,22 @@ def set_up(config):
         (Path(config.out) / ".writable").unlink()
     except OSError as error:
         raise UserError(f"--out {config.out}: cannot be written to ({error.strerror})") from None
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     device = "cpu" if config.device == "auto" else config.device
     try:
         return torch.device(device), random.Random(config.seed), torch.Generator(device).manual_seed(config.seed)
     except RuntimeError:
         raise UserError(f"--device {config.device}: torch does not have this device here") from None
+
+
+def keep_freed_memory():
+    """On Linux: freed tensors stay with the process. Handing megabytes back to the kernel and fetching them again, page by page,
+    costs a tenth of the time of a training step."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)        # glibc only
+        for setting in (-1, -3):                                                # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, in bytes
+            mallopt(setting, 1 << 30)
 
 
 def cosine(step, steps, peak, warmup=0):
@@ -433,12 +463,12 @@ def fail(message):
 @dataclass
 class Config(Common):
     """Pretraining. GPT-3's values in brackets (Brown et al. 2020, table 2.1, 1.3B)."""
-    n_layer: int = 3            # layers (24)
+    n_layer: int = 4            # layers (24)
     n_head: int = 4             # attention heads (24)
     n_embd: int = 64            # width (2,048)
     block_size: int = 128       # longest sequence in tokens (2,048)
     batch_tokens: int = 2048    # tokens of a step (1 million)
-    steps: int = 4_500          # 8.9 million tokens, 2.3 passes over the corpus (300 billion tokens, less than one pass)
+    steps: int = 3_600          # 7.1 million tokens, 1.9 passes over the corpus (300 billion tokens, less than one pass)
     lr: float = 0.007           # Muon's peak learning rate, for the matrices of the blocks (GPT-3: Adam, 2e-4)
     lr_rest: float = 4e-3       # Adam's peak learning rate, for embeddings, biases and norms (2e-4): small models take large steps
     chat: str = ""              # a checkpoint to talk to, instead of training

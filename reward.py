@@ -187,6 +187,15 @@ def ranking_batch(lines, encoding, pad, device):
     return idx, lengths, valid.to(device)
 
 
+def ranking_batches(ranked, batch_size, rng):
+    """All lines in random batches, prompts of like length together: little padding. What does not fill a batch is left out."""
+    lines, batches = rng.sample(ranked, len(ranked)), []
+    for start in range(0, len(lines), 50 * batch_size):
+        part = sorted(lines[start:start + 50 * batch_size], key=lambda line: len(line["prompt"]))
+        batches += [part[i:i + batch_size] for i in range(0, len(part) - batch_size + 1, batch_size)]
+    return rng.sample(batches, len(batches))
+
+
 @torch.no_grad()
 def score(model, encoding, pairs):
     """Scores of many (prompt text, response {"text", "ended"}) pairs: a list of floats, in the order given."""
@@ -225,7 +234,7 @@ def scores_of(model, encoding, ranked):
     return [[next(flat) for _ in line["responses"]] for line in ranked]
 
 
-def agreement(ranked, people, rng, pairs=3_000):
+def agreement(ranked, people, rng, pairs=6_000):
     """How often two labelers of a group prefer the same of two distinct responses; where one of them ties, half."""
     agree = []
     for _ in range(pairs):
@@ -326,8 +335,8 @@ def fit(config, ranked):
     log, losses, bar = MetricLog(config, f"reward_{config.round}"), [], tqdm(range(steps), desc=f"reward model, round {config.round}")
     for step in bar:
         if step % (len(ranked) // config.batch_size) == 0:
-            queue = rng.sample(ranked, len(ranked))
-        lines, queue = queue[:config.batch_size], queue[config.batch_size:]
+            queue = ranking_batches(ranked, config.batch_size, rng)
+        lines = queue.pop()
         idx, lengths, valid = ranking_batch(lines, encoding, model.config.pad, device)          # (N * K, T), (N * K,), (N, K, K)
         scores = model(idx, lengths).view(len(lines), -1)                                       # (N, K)
         loss = ranking_loss(scores, valid)

@@ -37,7 +37,7 @@ class Config(Common):
     batch_size: int = 32        # demonstrations of a step (32)
     lr: float = 1e-3            # peak, cosine to 10 % (9.65e-6 for 1.3B and 6B): a tiny model takes larger steps
     dropout: float = 0.2        # on the residual branches (0.2)
-    mix_epochs: int = 16        # epochs of the model that RL starts from (2, of 12,725 demonstrations; after 2 of ours it is much worse)
+    mix_epochs: int = 8         # epochs of the model that RL starts from (2, of 12,725 demonstrations; after 2 of ours it is much worse)
     mix: float = 0.1            # share of corpus tokens mixed into it (10 %)
 
 

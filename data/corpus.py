@@ -67,9 +67,9 @@ def listing(rng):
         task = filled("extract", rng)
         return f"{text_of(task['statements'])} {upper_first(tasks.MANY[task['what']])} here: {join(tasks.extract_targets(task))}."
     task = tasks.fill_name(rng)
-    members = tasks.group_members(task)
     title = tasks.MANY[task["what"]] if "what" in task else tasks.name_group(task)
-    return f"{upper_first(town.NUMBERS[task['n']])} {title}: {join(sorted(rng.sample(members, task['n'])))}."
+    title += f", not {task['avoid']}" if "avoid" in task else ""
+    return f"{upper_first(town.NUMBERS[task['n']])} {title}: {join(sorted(rng.sample(tasks.group_members(task), task['n'])))}."
 
 
 def pairs(rng):
@@ -107,7 +107,11 @@ def letter(rng):
 
 
 def puzzle(rng):
-    """Find the difference: two passages that are the same but for one word, or the same."""
+    """Find the difference: pairs of words, or two passages that are the same but for one word, or the same."""
+    if rng.random() < 0.4:
+        words = [pick(rng, name) for name in rng.sample(["animal", "home", "food", "time", "colour", "thing", "person", "place"], 4)]
+        others = [word if rng.random() < 0.5 else pick(rng, town.CATEGORY[word], word) for word in words]
+        return " ".join(f"{upper_first(a)} or {b}? {'The same.' if a == b else 'Not the same.'}" for a, b in zip(words, others))
     about = text_of([person_statement(rng, p, rng.choice(["has", "at", "likes", "feels"])) for p in rng.sample(town.PEOPLE, rng.choice([1, 1, 2]))])
     if rng.random() < 0.4:
         return f"{about} Or: {about} The same."
@@ -118,7 +122,7 @@ def puzzle(rng):
 def song(rng):
     """A song with a refrain: the same line comes back, word for word. Nothing teaches copying sooner."""
     person, other = rng.sample(town.PEOPLE, 2)
-    refrain = text_of([person_statement(rng, person, rng.choice(["has", "at", "likes", "found", "lost"]))])
+    refrain = text_of([person_statement(rng, person, rng.choice(["has", "at", "likes", "feels", "found", "lost"]))])
     if rng.random() < 0.4:
         return " ".join([refrain] * rng.choice([2, 3]))
     verses = [text_of([person_statement(rng, other, rng.choice(["went", "feels", "saw", "has"]))]) for _ in range(rng.choice([1, 2]))]
@@ -143,11 +147,21 @@ def diary(rng):
 
 def question(rng, exclude):
     """A task whose prompt no evaluation uses. Half come in Table 1's proportions, half from a kind drawn evenly, so that the rare
-    are learned too."""
+    are learned too. Half are typed in haste."""
     while True:
         task = new_task(rng, rng.choice([None, tasks.KINDS[rng.choice(list(tasks.KINDS))][0]]))
+        if rng.random() < 0.5:
+            task["wording"] = in_haste(tasks.phrasings(task)[task["phrasing"]], rng)
         if prompt(task) not in exclude:
             return task
+
+
+def in_haste(wording, rng):
+    """A phrasing as people type it: words lost, its parts turned round. Whoever has read many of these goes by all that a question
+    offers, not by six fixed phrasings, and so understands some that it has never met."""
+    lost, pieces = rng.uniform(0, 0.5), wording.split(" ")
+    turn = rng.randrange(len(pieces)) if rng.random() < 0.3 else 0
+    return " ".join(piece for piece in pieces[turn:] + pieces[:turn] if "{" in piece or rng.random() > lost)
 
 
 def exam_sheet(rng, exclude):

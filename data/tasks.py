@@ -225,7 +225,7 @@ def phrasings(task):
 
 
 def prompt(task):
-    """The task in words."""
+    """The task in words: in one of its phrasings, or in a "wording" of its own, written like one."""
     slots = {**task, "text": text_of(task.get("statements", [])), "items": ", ".join(task.get("items", []))}
     if "n" in task:
         slots |= {"number": town.NUMBERS[task["n"]], "count": town.NUMBERS[task["n"]] + (" sentence" if task["n"] == 1 else " sentences")}
@@ -233,7 +233,7 @@ def prompt(task):
         slots["what"] = MANY[task["what"]] if "what" in task else name_group(task)
     if task["kind"] == "extract":
         slots["what"] = MANY[task["what"]]
-    parts = [phrasings(task)[task["phrasing"]].format(**slots)]
+    parts = [task.get("wording", phrasings(task)[task["phrasing"]]).format(**slots)]
     if "use" in task:
         parts.append(USE_WORD[task["phrasing"] % 3].format(**task))
     if "avoid" in task:
