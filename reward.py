@@ -46,6 +46,7 @@ class Config(Common):
     prompts_1: int = 5_000      # prompts ranked in round 1 (33,207 in all)
     prompts_2: int = 15_000     # prompts ranked in round 2
     k: int = 6                  # responses a prompt (4 to 9)
+    opinions: int = 5           # labelers who rank the same responses, each alone (mostly 1): a small model needs clear labels
     epochs: int = 1             # passes over the rankings (1: more overfit)
     batch_size: int = 4         # prompts of a step (64): we have fewer prompts, and small steps learn more from them
     lr: float = 1e-3            # peak, cosine to 10 % (9e-6 for 6B)
@@ -109,13 +110,14 @@ def collect(rows, mix, k, rng, generator):
     return [rng.sample(list(responses.values()), min(k, len(responses))) for responses in found]
 
 
-def rank(rows, responses, people, rng, round):
-    """One labeler ranks all responses to a prompt: lines for out/rankings.jsonl."""
+def rank(rows, responses, people, rng, round, opinions=1):
+    """Lines for out/rankings.jsonl: one labeler ranks all responses to a prompt; further ones, each alone, give second opinions."""
     ranked = []
     for row, answers in zip(rows, responses):
-        person = rng.choice(people)
+        person, *others = rng.sample(people, opinions)
         ranked.append({"prompt": row["prompt"], "task": row["task"], "responses": answers,
-                       "ranks": person.rank(row["task"], answers), "labeler": person.name, "round": round})
+                       "ranks": person.rank(row["task"], answers), "labeler": person.name, "round": round,
+                       "second_opinions": [other.rank(row["task"], answers) for other in others]})
     return ranked
 
 
@@ -163,7 +165,7 @@ def load_reward_model(path, device="cpu"):
 
 
 def ranking_loss(scores, valid):
-    """Equation 1. scores (N, K); valid (N, K, K), true where response i of a prompt was ranked above j -> scalar.
+    """Equation 1. scores (N, K); valid (N, K, K), how many labelers ranked response i of a prompt above j -> scalar.
 
     The mean over a prompt's valid pairs, then over prompts: each prompt is one batch element, however many pairs it has."""
     margins = scores[:, :, None] - scores[:, None, :]                   # (N, K, K): r(x, y_i) - r(x, y_j)
@@ -176,13 +178,13 @@ def ranking_batch(lines, encoding, pad, device):
     """Lines of rankings -> idx (N * K, T), lengths (N * K,), valid (N, K, K); where a prompt has fewer responses than K, the
     first stands in and takes part in no pair."""
     K = max(len(line["responses"]) for line in lines)
-    sequences, valid = [], torch.zeros(len(lines), K, K, dtype=torch.bool)
+    sequences, valid = [], torch.zeros(len(lines), K, K)
     for n, line in enumerate(lines):
         prompt = tokenizer.prompt_ids(encoding, line["prompt"])
         answers = [prompt + tokenizer.response_ids(encoding, r["text"], r["ended"]) for r in line["responses"]]
         sequences += answers + [answers[0]] * (K - len(answers))
-        ranks = torch.tensor(line["ranks"])
-        valid[n, :len(answers), :len(answers)] = ranks[:, None] < ranks[None, :]
+        for ranks in map(torch.tensor, [line["ranks"], *line.get("second_opinions", [])]):      # (K,)
+            valid[n, :len(answers), :len(answers)] += ranks[:, None] < ranks[None, :]
     idx, lengths = pad_batch(sequences, pad, device)                    # (N * K, T), (N * K,)
     return idx, lengths, valid.to(device)
 
@@ -345,7 +347,7 @@ def fit(config, ranked):
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        right = ((scores[:, :, None] > scores[:, None, :]) & valid).sum().item() / max(1, valid.sum().item())
+        right = ((scores[:, :, None] > scores[:, None, :]) * valid).sum().item() / max(1, valid.sum().item())
         losses.append(loss.item())
         log.write(step=step, loss=loss.item(), accuracy=right)
         bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
@@ -373,7 +375,8 @@ def train(config):
     for i in tqdm(range(0, len(rows), 1_000), desc="sampling and ranking"):
         responses += collect(rows[i:i + 1_000], mix, config.k, rng, generator)
     kept = [(row, answers) for row, answers in zip(rows, responses) if len(answers) >= min(4, config.k)]
-    ranked = rank([row for row, _ in kept], [answers for _, answers in kept], labelers("train"), rng, config.round)
+    ranked = rank([row for row, _ in kept], [answers for _, answers in kept], labelers("train"), rng, config.round,
+                  config.opinions)
     if config.round == 2:
         ranked = [line for line in read_jsonl(path) if line["round"] == 1] + ranked
     prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked))
