@@ -232,7 +232,7 @@ def generate_batch(model, prompts, max_new_tokens, temperature, generator):
         else:
             summed = distribution(logits, temperature, pad).exp().cumsum(1)                     # (alive, V)
             drawn = torch.rand(len(alive), 1, generator=generator, device=device) * summed[:, -1:]          # (alive, 1)
-            chosen = torch.searchsorted(summed, drawn)[:, 0]            # inverse CDF: torch.multinomial is several times slower
+            chosen = torch.searchsorted(summed, drawn)[:, 0]            # inverse CDF: torch.multinomial took a third of the time
         for row, token in zip(alive, chosen.tolist()):
             responses[row].append(token)
         keep = chosen != end                                                                    # (alive,)

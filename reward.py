@@ -334,10 +334,10 @@ def fit(config, ranked):
     model = from_language_model(need(config, "gpt", "model.py"), device)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)
     steps = config.epochs * (len(ranked) // config.batch_size)
-    log, losses, bar = MetricLog(config, f"reward_{config.round}"), [], tqdm(range(steps), desc=f"reward model, round {config.round}")
+    log, bar = MetricLog(config, f"reward_{config.round}"), tqdm(range(steps), desc=f"reward model, round {config.round}")
+    losses, queue = [], []
     for step in bar:
-        if step % (len(ranked) // config.batch_size) == 0:
-            queue = ranking_batches(ranked, config.batch_size, rng)
+        queue = queue or ranking_batches(ranked, config.batch_size, rng)
         lines = queue.pop()
         idx, lengths, valid = ranking_batch(lines, encoding, model.config.pad, device)          # (N * K, T), (N * K,), (N, K, K)
         scores = model(idx, lengths).view(len(lines), -1)                                       # (N, K)

@@ -106,6 +106,14 @@ def test_a_prompt_with_fewer_responses_makes_no_pairs_out_of_nothing(encoding):
     assert [row[n - 1] == encoding.eot_token for row, n in zip(idx.tolist(), lengths.tolist())] == [True, False, True, True, True, True]
 
 
+def test_second_opinions_count_each(encoding):
+    line = {"prompt": "Name two colours.", "responses": [{"text": t, "ended": True} for t in "abc"], "ranks": [1, 2, 2], "second_opinions": [[2, 1, 3], [1, 1, 1]]}
+    _, _, valid = reward.ranking_batch([line], encoding, encoding.n_vocab - 1, "cpu")
+    assert valid.tolist() == [[[0, 1, 2], [1, 0, 1], [0, 0, 0]]]
+    loss = ranking_loss(table([1.0, 0.0, 1.5]), valid).item()
+    assert loss == pytest.approx(sum(math.log(1 + math.exp(-m)) for m in (1.0, -0.5, -0.5, -1.0, -1.5)) / 5)
+
+
 def reward_model(config):
     """A random reward model: its head is not zero, as that of a fresh one is."""
     torch.manual_seed(1)
