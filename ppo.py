@@ -56,7 +56,7 @@ class Config(Common):
     minibatch: int = 64         # episodes of an optimiser step (64)
     inner_epochs: int = 1       # passes over a rollout (1)
     beta: float = 0.15          # KL penalty (0.02; scores have another scale here). With 0.05 gold fell while the score rose
-    gamma_ptx: float = 0.5      # weight of the pretraining loss per token (27.8, normalised in a way the paper does not state)
+    gamma_ptx: float = 0.6      # weight of the pretraining loss per token (27.8, normalised in a way the paper does not state)
     clip: float = 0.2           # PPO's clipping range (0.2)
     lam: float = 0.95           # GAE's lambda [not stated]; the discount is 1, as in the paper
     lr: float = 5e-4            # policy, constant after warm-up (swept, 2.55e-6 to 2.55e-5 for 1.3B)
