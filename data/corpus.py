@@ -149,19 +149,9 @@ def question(rng, exclude):
     """A task whose prompt no evaluation uses. Half come in Table 1's proportions, half from a kind drawn evenly, so that the rare
     are learned too. Half are typed in haste."""
     while True:
-        task = new_task(rng, rng.choice([None, tasks.KINDS[rng.choice(list(tasks.KINDS))][0]]))
-        if rng.random() < 0.5:
-            task["wording"] = in_haste(tasks.phrasings(task)[task["phrasing"]], rng)
+        task = new_task(rng, rng.choice([None, tasks.KINDS[rng.choice(list(tasks.KINDS))][0]]), haste=0.5)
         if prompt(task) not in exclude:
             return task
-
-
-def in_haste(wording, rng):
-    """A phrasing as people type it: words lost, its parts turned round. Whoever has read many of these goes by all that a question
-    offers, not by six fixed phrasings, and so understands some that it has never met."""
-    lost, pieces = rng.uniform(0, 0.5), wording.split(" ")
-    turn = rng.randrange(len(pieces)) if rng.random() < 0.3 else 0
-    return " ".join(piece for piece in pieces[turn:] + pieces[:turn] if "{" in piece or rng.random() > lost)
 
 
 def exam_sheet(rng, exclude):

@@ -41,18 +41,28 @@ KINDS = {
         "Write to {other} about a visit to the {place}. Sign as {person}.", "Draft an invitation to the {place} for {other}, signed by {person}.",
         "{other} should come to the {place}, says {person}. Write the letter."]),
     "fact": ("open_qa", {
-        "food": ["What does the {animal} eat?", "Tell me the food of the {animal}.", "What is the food of the {animal}?", "Which food is right for the {animal}?"],
-        "home": ["Where does the {animal} live?", "Tell me where the {animal} lives.", "What is the home of the {animal}?", "In which place can I find the home of the {animal}?"],
-        "colour": ["What colour is the {animal}?", "Tell me the colour of the {animal}.", "Which colour does the {animal} have?", "How would you paint the {animal}?"],
-        "time": ["When does the {animal} sleep?", "Tell me when the {animal} sleeps.", "At what time does the {animal} sleep?", "When is the {animal} in bed?"]}),
+        "food": ["What does the {animal} eat?", "Tell me the food of the {animal}.", "What is the food of the {animal}?", 
+                 "Name the food of the {animal}.", "I want to know what the {animal} eats.", "The {animal} is hungry. What does it eat?", "Which food is right for the {animal}?"],
+        "home": ["Where does the {animal} live?", "Tell me where the {animal} lives.", "What is the home of the {animal}?", 
+                 "Name the home of the {animal}.", "I want to know where the {animal} lives.", "I am looking for the {animal}. Where does it live?", "In which place can I find the home of the {animal}?"],
+        "colour": ["What colour is the {animal}?", "Tell me the colour of the {animal}.", "Which colour does the {animal} have?", 
+                 "Name the colour of the {animal}.", "I want to know what colour the {animal} is.", "I have never seen the {animal}. What colour is it?", "How would you paint the {animal}?"],
+        "time": ["When does the {animal} sleep?", "Tell me when the {animal} sleeps.", "At what time does the {animal} sleep?", 
+                 "Does the {animal} sleep by day or by night?", "I want to know when the {animal} sleeps.", "The {animal} is tired. When does it sleep?", "When is the {animal} in bed?"]}),
     "yesno": ("open_qa", {
-        "food": ["Does the {animal} eat {value}?", "Is it true that the {animal} eats {value}?", "I think the {animal} eats {value}. Am I right?"],
-        "home": ["Does the {animal} live in the {value}?", "Is it true that the {animal} lives in the {value}?", "I think the {animal} lives in the {value}. Am I right?"],
-        "colour": ["Is the {animal} {value}?", "Is it true that the {animal} is {value}?", "I think the {animal} is {value}. Am I right?"],
-        "time": ["Does the {animal} sleep by {value}?", "Is it true that the {animal} sleeps by {value}?", "I think the {animal} sleeps by {value}. Am I right?"]}),
+        "food": ["Does the {animal} eat {value}?", "Is it true that the {animal} eats {value}?", 
+                 "Would the {animal} eat {value}?", "Tell me if the {animal} eats {value}.", "Yes or no: the {animal} eats {value}.", "Can it be that the {animal} eats {value}?", "I think the {animal} eats {value}. Am I right?"],
+        "home": ["Does the {animal} live in the {value}?", "Is it true that the {animal} lives in the {value}?", 
+                 "Would the {animal} live in the {value}?", "Tell me if the {animal} lives in the {value}.", "Yes or no: the {animal} lives in the {value}.", "Can it be that the {animal} lives in the {value}?", "I think the {animal} lives in the {value}. Am I right?"],
+        "colour": ["Is the {animal} {value}?", "Is it true that the {animal} is {value}?", 
+                 "Would you call the {animal} {value}?", "Tell me if the {animal} is {value}.", "Yes or no: the {animal} is {value}.", "Can it be that the {animal} is {value}?", "I think the {animal} is {value}. Am I right?"],
+        "time": ["Does the {animal} sleep by {value}?", "Is it true that the {animal} sleeps by {value}?", 
+                 "Would the {animal} sleep by {value}?", "Tell me if the {animal} sleeps by {value}.", "Yes or no: the {animal} sleeps by {value}.", "Can it be that the {animal} sleeps by {value}?", "I think the {animal} sleeps by {value}. Am I right?"]}),
     "why": ("open_qa", {
-        "food": ["Why does the {animal} eat {value}?", "Tell me why the {animal} eats {value}.", "Can you explain why the {animal} eats {value}?", "For what reason does the {animal} eat {value}?"],
-        "home": ["Why does the {animal} live in the {value}?", "Tell me why the {animal} lives in the {value}.", "Can you explain why the {animal} lives in the {value}?", "For what reason does the {animal} live in the {value}?"]}),
+        "food": ["Why does the {animal} eat {value}?", "Tell me why the {animal} eats {value}.", "Can you explain why the {animal} eats {value}?", 
+                 "How come the {animal} eats {value}?", "The {animal} eats {value}. Why?", "I wonder why the {animal} eats {value}.", "For what reason does the {animal} eat {value}?"],
+        "home": ["Why does the {animal} live in the {value}?", "Tell me why the {animal} lives in the {value}.", "Can you explain why the {animal} lives in the {value}?", 
+                 "How come the {animal} lives in the {value}?", "The {animal} lives in the {value}. Why?", "I wonder why the {animal} lives in the {value}.", "For what reason does the {animal} live in the {value}?"]}),
     "name": ("brainstorming", [
         "Name {number} {what}.", "List {number} {what}.", "Give me {number} {what}.", "Can you think of {number} {what}?",
         "I need ideas: {number} {what}.", "Which {number} {what} come to mind?", "Help me find {number} {what}."]),
@@ -92,9 +102,12 @@ KINDS = {
         "Turn this list around: {items}.", "Say this list backwards: {items}.", "Write this list from the end: {items}.", "Reverse the list: {items}.",
         "Put this list in reverse order: {items}.", "Start from the last word: {items}.", "Flip this list: {items}."]),
     "closed": ("closed_qa", {
-        "at": ["{text} Where is {person}?", "Read this: {text} Where is {person}?", "Use the text to tell me where {person} is. {text}", "{text} In which place is {person}?"],
-        "has": ["{text} What does {person} have?", "Read this: {text} What does {person} have?", "Use the text to tell me what {person} has. {text}", "{text} Which thing belongs to {person}?"],
-        "likes": ["{text} What does {person} like?", "Read this: {text} What does {person} like?", "Use the text to tell me what {person} likes. {text}", "{text} Which animal does {person} love?"]}),
+        "at": ["{text} Where is {person}?", "Read this: {text} Where is {person}?", "Use the text to tell me where {person} is. {text}", 
+                 "{text} Tell me where {person} is.", "Here is a text: {text} Now where is {person}?", "I want to know where {person} is. {text}", "{text} In which place is {person}?"],
+        "has": ["{text} What does {person} have?", "Read this: {text} What does {person} have?", "Use the text to tell me what {person} has. {text}", 
+                 "{text} Tell me what {person} has.", "Here is a text: {text} Now what does {person} have?", "I want to know what {person} has. {text}", "{text} Which thing belongs to {person}?"],
+        "likes": ["{text} What does {person} like?", "Read this: {text} What does {person} like?", "Use the text to tell me what {person} likes. {text}", 
+                 "{text} Tell me what {person} likes.", "Here is a text: {text} Now what does {person} like?", "I want to know what {person} likes. {text}", "{text} Which animal does {person} love?"]}),
     "extract": ("extract", [
         "List the {what} in this text: {text}", "Which {what} are in the text? {text}", "Find all {what}: {text}", "Write down the {what} that you read here: {text}",
         "Give me the {what} from this text: {text}", "Name the {what} of this text: {text}", "Pick out the {what}: {text}"]),
@@ -205,17 +218,28 @@ def group_members(task):
     return [word for word in members if word != task.get("avoid")]
 
 
-def new_task(rng, use_case=None, held_out=0.0):
-    """A random task; use cases come in Table 1's proportions. held_out: the chance of an evaluation-only phrasing."""
+def new_task(rng, use_case=None, held_out=0.0, haste=0.0):
+    """A random task; use cases come in Table 1's proportions. held_out: the chance of an evaluation-only phrasing; haste: of
+    one typed in haste."""
     use_case = use_case or rng.choices(list(USE_CASES), weights=list(USE_CASES.values()))[0]
     kind = rng.choice([kind for kind, (case, _) in KINDS.items() if case == use_case])
     task = {"use_case": use_case, "kind": kind, **fill(kind, rng)}
     last = len(phrasings(task)) - 1
     task["phrasing"] = last if rng.random() < held_out else rng.randrange(last)
+    if rng.random() < haste:
+        task["wording"] = in_haste(phrasings(task)[task["phrasing"]], rng)
     if use_case in ("generation", "open_qa", "chat", "brainstorming"):
         draw = rng.random()
         task |= {"rude_user": rng.randrange(3)} if draw < 0.08 else {"respect": rng.randrange(3)} if draw < 0.16 else {}
     return task
+
+
+def in_haste(wording, rng):
+    """A phrasing as people type it: words lost, its parts turned round. Whoever has read many of these goes by all that a question
+    offers, not by six fixed phrasings, and so understands some that it has never met."""
+    lost, pieces = rng.uniform(0, 0.5), wording.split(" ")
+    turn = rng.randrange(len(pieces)) if rng.random() < 0.3 else 0
+    return " ".join(piece for piece in pieces[turn:] + pieces[:turn] if "{" in piece or rng.random() > lost)
 
 
 def phrasings(task):
