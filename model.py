@@ -119,9 +119,10 @@ class Trunk(nn.Module):
 
     def forward(self, idx, positions=None, caches=None, visible=None):
         """idx (B, T) -> hidden states (B, T, C). Raises ValueError if T is longer than the context."""
-        if idx.shape[1] > self.wpe.num_embeddings:
-            raise ValueError(f"a sequence of {idx.shape[1]} tokens does not fit into the context of {self.wpe.num_embeddings}")
-        positions = torch.arange(idx.shape[1], device=idx.device) if positions is None else positions
+        if positions is None:
+            positions = torch.arange(idx.shape[1], device=idx.device)
+        if positions.max() >= self.wpe.num_embeddings:
+            raise ValueError(f"a sequence of {int(positions.max()) + 1} tokens does not fit into the context of {self.wpe.num_embeddings}")
         x = self.wte(idx) + self.wpe(positions)
         for i, block in enumerate(self.h):
             x = block(x, None if caches is None else caches[i], visible)

@@ -337,8 +337,11 @@ def describe_model(model, rows, responses, closed, closed_responses, valid_docum
     """results.json's entry for one model, preferences aside."""
     verdicts, on_closed = judged(rows, responses), judged(closed, closed_responses)
     respect = ["respect" in row["task"] for row in rows]
+    unseen = [row["task"]["phrasing"] == len(tasks.phrasings(row["task"])) - 1 for row in rows]
     said = [v for v, r in zip(on_closed, closed_responses) if r["text"]]
     return {"params": sum(p.numel() for p in model.parameters()), "utility": mean_of(v.utility for v in verdicts),
+            "utility_known_wordings": mean_of(v.utility for v, new in zip(verdicts, unseen) if not new),
+            "utility_unseen_wordings": mean_of(v.utility for v, new in zip(verdicts, unseen) if new),
             "fully_correct": mean_of(v.utility > 0.999 for v in verdicts), "likert": mean_of(v.likert for v in verdicts),
             "attempts_correct_instruction": mean_of(v.attempts_correct_instruction for v in verdicts),
             "follows_constraints": mean_of(v.follows_constraints for v in verdicts),
@@ -388,6 +391,7 @@ def evaluate(config):
 
 # The paper's numbers beside ours: (row title, key, {model: paper's value}); Figure 1's are read off the chart, 1.3B.
 PAPER = [("win rate against SFT *", "win_rate_vs_sft", {"ppo_ptx": ".73", "sft": ".50"}), ("gold utility", "utility", {}),
+         ("  wordings seen in training", "utility_known_wordings", {}), ("  unseen wordings", "utility_unseen_wordings", {}),
          ("fully correct", "fully_correct", {}), ("Likert, 1 to 7", "likert", {}),
          ("attempts correct instruction", "attempts_correct_instruction", {}), ("follows constraints", "follows_constraints", {}),
          ("hallucinates, closed domain", "hallucinates_closed_domain", {"gpt": ".41", "sft": ".08", "ppo_ptx": ".21"}),

@@ -8,7 +8,7 @@ by one that puts out a single number, and it learns to score the preferred respo
 
     loss = - 1 / C(K, 2)  E[ log sigmoid( r(x, y_w) - r(x, y_l) ) ]
 
-All C(K, 2) pairs of a prompt are one batch element: each response is read once, and correlated pairs cannot be spread over
+All C(K, 2) pairs of a prompt are one batch element: each response is read once, the prompt once for all, and correlated pairs cannot be spread over
 several updates, which overfits (3.5). Ties are dropped. A bias finally puts labelers' demonstrations at 0 on average (3.5).
 
 Two rounds. A reward model that has only seen the SFT model's responses is soon fooled by the policy that is trained against
@@ -137,9 +137,9 @@ class RewardModel(nn.Module):
         self.apply(init_weights)
         nn.init.zeros_(self.score.weight)                               # all responses start equal: loss log 2
 
-    def values(self, idx):
+    def values(self, idx, **sharing):
         """idx (B, T) -> (B, T): the number at every position, having read up to and with it."""
-        return self.score(self.transformer(idx)).squeeze(-1) + self.bias
+        return self.score(self.transformer(idx, **sharing)).squeeze(-1) + self.bias
 
     def forward(self, idx, lengths):
         """idx (B, T), lengths (B,) -> scores (B,): the number at the last real token; padding behind it cannot matter."""
@@ -175,18 +175,27 @@ def ranking_loss(scores, valid):
 
 
 def ranking_batch(lines, encoding, pad, device):
-    """Lines of rankings -> idx (N * K, T), lengths (N * K,), valid (N, K, K); where a prompt has fewer responses than K, the
-    first stands in and takes part in no pair."""
+    """Lines of rankings -> idx, positions (N, T), visible (N, 1, T, T), last (N, K), valid (N, K, K).
+
+    A row is a prompt with all its responses behind it, so that the prompt is read once, not K times. `visible` lets each
+    response see the prompt and itself, not its neighbours, and positions go on from the prompt in each: the scores, taken
+    where a response ends (`last`), are those of the responses alone. Missing responses take part in no pair."""
     K = max(len(line["responses"]) for line in lines)
-    sequences, valid = [], torch.zeros(len(lines), K, K)
+    rows, positions, parts, last, valid = [], [], [], torch.zeros(len(lines), K, dtype=torch.long), torch.zeros(len(lines), K, K)
     for n, line in enumerate(lines):
         prompt = tokenizer.prompt_ids(encoding, line["prompt"])
-        answers = [prompt + tokenizer.response_ids(encoding, r["text"], r["ended"]) for r in line["responses"]]
-        sequences += answers + [answers[0]] * (K - len(answers))
-        for ranks in map(torch.tensor, [line["ranks"], *line.get("second_opinions", [])]):      # (K,)
-            valid[n, :len(answers), :len(answers)] += ranks[:, None] < ranks[None, :]
-    idx, lengths = pad_batch(sequences, pad, device)                    # (N * K, T), (N * K,)
-    return idx, lengths, valid.to(device)
+        row, place, part = list(prompt), list(range(len(prompt))), [0] * len(prompt)            # part 0: the prompt
+        for k, r in enumerate(line["responses"]):
+            answer = tokenizer.response_ids(encoding, r["text"], r["ended"])
+            row, place = row + answer, place + list(range(len(prompt), len(prompt) + len(answer)))
+            part, last[n, k] = part + [k + 1] * len(answer), len(row) - 1
+        rows, positions, parts = rows + [row], positions + [place], parts + [part]
+        for ranks in map(torch.tensor, [line["ranks"], *line.get("second_opinions", [])]):      # (responses,)
+            valid[n, :len(ranks), :len(ranks)] += ranks[:, None] < ranks[None, :]
+    idx, positions, parts = (pad_batch(x, filler, device)[0] for x, filler in ((rows, pad), (positions, 0), (parts, K + 1)))   # (N, T)
+    causal = torch.ones(idx.shape[1], idx.shape[1], dtype=torch.bool, device=device).tril()     # (T, T)
+    visible = causal & ((parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None]))    # (N, T, T)
+    return idx, positions, visible[:, None], last.to(device), valid.to(device)
 
 
 def ranking_batches(ranked, batch_size, rng):
@@ -339,8 +348,8 @@ def fit(config, ranked):
     for step in bar:
         queue = queue or ranking_batches(ranked, config.batch_size, rng)
         lines = queue.pop()
-        idx, lengths, valid = ranking_batch(lines, encoding, model.config.pad, device)          # (N * K, T), (N * K,), (N, K, K)
-        scores = model(idx, lengths).view(len(lines), -1)                                       # (N, K)
+        idx, positions, visible, last, valid = ranking_batch(lines, encoding, model.config.pad, device)
+        scores = model.values(idx, positions=positions, visible=visible).gather(1, last)        # (N, K)
         loss = ranking_loss(scores, valid)
         optimizer.param_groups[0]["lr"] = cosine(step, steps, config.lr, warmup=steps // 50)
         optimizer.zero_grad()

@@ -8,8 +8,8 @@ import torch
 
 import ppo
 import reward
-from data import tasks
-from model import GPT, GPTConfig, corpus_loss, load_model, logprobs, save_checkpoint
+from data import tasks, tokenizer
+from model import GPT, GPTConfig, corpus_loss, load_model, logprobs, pad_batch, save_checkpoint
 from ppo import at_responses, gae, kl_estimates, policy_loss, token_rewards, value_loss, whiten
 from reward import RewardModel, ranking_loss
 from sft import sft_batch, sft_loss
@@ -101,14 +101,31 @@ def test_ties_alone_cost_nothing_and_move_nothing():
 def test_a_prompt_with_fewer_responses_makes_no_pairs_out_of_nothing(encoding):
     lines = [{"prompt": "Name two colours.", "responses": [{"text": t, "ended": e} for t, e in responses], "ranks": ranks}
              for responses, ranks in [([("a", True), ("b b", False), ("c", True)], [2, 1, 2]), ([("a", True), ("b", True)], [1, 2])]]
-    idx, lengths, valid = reward.ranking_batch(lines, encoding, encoding.n_vocab - 1, "cpu")
+    idx, _, _, last, valid = reward.ranking_batch(lines, encoding, encoding.n_vocab - 1, "cpu")
     assert valid.nonzero().tolist() == [[0, 1, 0], [0, 1, 2], [1, 0, 1]]
-    assert [row[n - 1] == encoding.eot_token for row, n in zip(idx.tolist(), lengths.tolist())] == [True, False, True, True, True, True]
+    assert (idx.gather(1, last) == encoding.eot_token)[:, :2].tolist() == [[True, False], [True, True]] and idx[0, last[0, 2]] == encoding.eot_token
+
+
+def test_responses_that_share_a_row_score_as_if_alone(encoding):
+    """Reading a prompt once for all its responses changes no score and no gradient."""
+    lines = [{"prompt": p, "responses": [{"text": t, "ended": e} for t, e in responses], "ranks": list(range(len(responses)))}
+             for p, responses in [("Name two colours.", [("I think of red.", True), ("Blue", False), ("", True)]), ("Hi", [("Go away, you fool.", True), ("No.", True)])]]
+    model = reward_model(GPTConfig(encoding.n_vocab, 64, 2, 2, 16)).double()
+    idx, positions, visible, last, _ = reward.ranking_batch(lines, encoding, model.config.pad, "cpu")
+    together = torch.cat([row[:len(line["responses"])] for row, line in zip(model.values(idx, positions=positions, visible=visible).gather(1, last), lines)])
+    (together ** 2).sum().backward()
+    shared = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    alone = torch.cat([model(*pad_batch([tokenizer.prompt_ids(encoding, line["prompt"]) + tokenizer.response_ids(encoding, r["text"], r["ended"])], 0))
+                       for line in lines for r in line["responses"]])
+    (alone ** 2).sum().backward()
+    assert torch.allclose(together, alone, rtol=0, atol=1e-12)
+    assert all(torch.allclose(a, p.grad, rtol=0, atol=1e-10) for a, p in zip(shared, model.parameters()))
 
 
 def test_second_opinions_count_each(encoding):
     line = {"prompt": "Name two colours.", "responses": [{"text": t, "ended": True} for t in "abc"], "ranks": [1, 2, 2], "second_opinions": [[2, 1, 3], [1, 1, 1]]}
-    _, _, valid = reward.ranking_batch([line], encoding, encoding.n_vocab - 1, "cpu")
+    *_, valid = reward.ranking_batch([line], encoding, encoding.n_vocab - 1, "cpu")
     assert valid.tolist() == [[[0, 1, 2], [1, 0, 1], [0, 0, 0]]]
     loss = ranking_loss(table([1.0, 0.0, 1.5]), valid).item()
     assert loss == pytest.approx(sum(math.log(1 + math.exp(-m)) for m in (1.0, -0.5, -0.5, -1.0, -1.5)) / 5)
