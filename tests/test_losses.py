@@ -1,6 +1,7 @@
 """The arithmetic of RLHF, against numbers worked out by hand."""
 import copy
 import math
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -387,7 +388,7 @@ def test_the_gradient_of_ppo_ptx_is_the_sum_of_its_parts(players):
 def test_ppo_climbs_a_reward_that_it_can_earn(players):
     """The reward: the share of tokens from the lower half of the vocabulary. The reference stays, so the KL grows."""
     players.reward_model = lambda idx, lengths: ((idx < 512) & (torch.arange(idx.shape[1]) < lengths[:, None])).sum(1) / lengths
-    players.value_net, players.config = RewardModel(players.value_net.config), ppo.Config(beta=0.01, no_end=0.0)
+    players.value_net, players.config = RewardModel(players.value_net.config), ppo.Config(beta=0.0, no_end=0.0)
     optimizers = [torch.optim.Adam(net.parameters(), lr=0.02) for net in (players.policy, players.value_net)]
     history = []
     for iteration in range(12):
@@ -396,3 +397,99 @@ def test_ppo_climbs_a_reward_that_it_can_earn(players):
         ppo.update(batch, torch.arange(len(ROWS) * 4), players.policy, players.value_net, optimizers, players.config)
     assert sum(h["score"] for h in history[-3:]) / 3 > sum(h["score"] for h in history[:3]) / 3 + 0.03
     assert history[0]["kl"] == pytest.approx(0, abs=1e-5) and history[-1]["kl"] > 0.1
+
+
+def test_a_large_beta_pins_the_policy(players):
+    """The same reward; the policy has left its reference before, and comes back to it."""
+    players.reward_model = lambda idx, lengths: ((idx < 512) & (torch.arange(idx.shape[1]) < lengths[:, None])).sum(1) / lengths
+    players.value_net, players.config = RewardModel(players.value_net.config), ppo.Config(beta=10.0, no_end=0.0)
+    with torch.no_grad():
+        for p in players.policy.parameters():
+            p += 0.05 * torch.randn_like(p)
+    optimizers = [torch.optim.Adam(net.parameters(), lr=0.005) for net in (players.policy, players.value_net)]
+    kl = []
+    for iteration in range(12):
+        batch = players.rollout(iteration, ROWS * 4)
+        kl.append(batch["stats"]["kl_k3"])
+        ppo.update(batch, torch.arange(len(ROWS) * 4), players.policy, players.value_net, optimizers, players.config)
+    assert kl[0] > 0.1 and sum(kl[-3:]) / 3 < 0.5 * kl[0]
+
+
+def test_the_penalty_is_measured_against_the_reference(players):
+    """Neither the policy nor its older self: the SFT model, whose every parameter differs here."""
+    with torch.no_grad():
+        for p in players.reference.parameters():
+            p += 0.05 * torch.randn_like(p)
+        batch = players.rollout()
+        reference = at_responses(logprobs(players.reference, batch["idx"]), batch["prompt_lengths"], batch["mask"])
+    penalty = players.config.beta * ((batch["logprobs"] - reference) * batch["mask"]).sum(1)
+    assert torch.allclose(batch["rewards"].sum(1), batch["scores"] - penalty, atol=1e-4) and penalty.abs().max() > 0.01
+
+
+def test_what_stands_behind_a_response_moves_nothing(players):
+    """Other tokens in the padding, and the same episodes without their neighbours: the same losses."""
+    batch = players.rollout()
+    lengths = batch["prompt_lengths"] + batch["mask"].sum(1).long()
+    behind = torch.arange(batch["idx"].shape[1]) >= lengths[:, None]
+    assert behind.any()
+    rubbish = {**batch, "idx": torch.where(behind, 7, batch["idx"])}
+    short = torch.tensor(sorted(range(len(lengths)), key=lengths.__getitem__)[:4])
+    width, R = int(lengths[short].max()), int(batch["mask"][short].sum(1).max())
+    alone = {k: v[short][:, :width] if k == "idx" else v[short][:, :R] if v.dim() == 2 else v[short] for k, v in batch.items() if torch.is_tensor(v)}
+    start = [copy.deepcopy(net.state_dict()) for net in (players.policy, players.value_net)]
+
+    def losses(batch, rows):
+        for net, state in zip((players.policy, players.value_net), start):
+            net.load_state_dict(state)
+        metrics = [ppo.update(batch, rows, players.policy, players.value_net, players.sgd(), players.config) for _ in range(2)]
+        return [m[k] for m in metrics for k in ("policy_loss", "value_loss", "approx_kl", "grad_norm")]
+
+    expected = losses(batch, short)
+    assert losses(rubbish, short) == pytest.approx(expected, abs=1e-4) and losses(alone, torch.arange(4)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_step_is_clipped_and_leaves_no_gradient_behind(players):
+    players.config.gamma_ptx, before = 1e4, [p.detach().clone() for p in players.policy.parameters()]
+    metrics = ppo.update(players.rollout(), torch.arange(8), players.policy, players.value_net, players.sgd(), players.config, [[1022, 5, 6, 7, 1022]])
+    step = sum(((p.detach() - old) ** 2).sum() for p, old in zip(players.policy.parameters(), before)).sqrt().item()
+    assert metrics["grad_norm"] > 10 and step == pytest.approx(1, abs=1e-3)
+    assert all(p.grad is None for net in (players.policy, players.value_net) for p in net.parameters())
+
+
+def test_the_gradient_of_the_whole_objective_is_its_slope(players):
+    """float64, central differences along a random direction: policy loss + gamma * pretraining loss, away from ratio 1."""
+    batch, config, documents = players.rollout(), players.config, [[1022, 5, 6, 7, 1022], [1022, 8, 9, 1022]]
+    policy = players.policy.double()
+    batch = {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()}
+
+    def objective():
+        logp = at_responses(logprobs(policy, batch["idx"]), batch["prompt_lengths"], batch["mask"])
+        return policy_loss(logp, batch["logprobs"], batch["advantages"], batch["mask"], config.clip)[0] + config.gamma_ptx * corpus_loss(policy, documents)
+
+    torch.manual_seed(0)
+    direction = [torch.randn_like(p) for p in policy.parameters()]
+    with torch.no_grad():
+        for p, d in zip(policy.parameters(), direction):
+            p += 1e-3 * d
+    slope = sum((g * d).sum() for g, d in zip(torch.autograd.grad(objective(), list(policy.parameters())), direction)).item()
+
+    def moved(by):
+        with torch.no_grad():
+            for p, d in zip(policy.parameters(), direction):
+                p += by * d
+            value = objective().item()
+            for p, d in zip(policy.parameters(), direction):
+                p -= by * d
+        return value
+
+    assert (moved(1e-6) - moved(-1e-6)) / 2e-6 == pytest.approx(slope, rel=1e-5) and abs(slope) > 0.1
+
+
+def test_no_side_of_a_comparison_has_an_advantage():
+    """A labeler who always prefers what stands first makes everybody equal."""
+    class First:
+        def prefer(self, task, a, b):
+            return 1
+    responses = [{"text": "", "ended": True}] * 2_000
+    mean, low, high = ppo.preference([{"task": {}}] * 2_000, responses, responses, random.Random(0), [First()] * 5)
+    assert mean == pytest.approx(0.5, abs=0.03) and low < 0.5 < high
