@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
+from data.prepare import UserError, read_jsonl
 
 # ---------------------------------------------------------------- the architecture
 
@@ -48,6 +49,10 @@ class GPTConfig:
     n_head: int = 4             # GPT-3 175B: 96, 1.3B: 24
     n_embd: int = 64            # GPT-3 175B: 12,288, 1.3B: 2,048
     dropout: float = 0.0        # on the residual branches; 0.2 in SFT, 0 everywhere else (C.1)
+
+    def __post_init__(self):
+        if min(self.n_layer, self.n_head, self.n_embd, self.block_size) < 1 or self.n_embd % (2 * self.n_head):
+            raise ValueError(f"--n_embd {self.n_embd} must be a multiple of twice --n_head {self.n_head}, and all sizes at least 1")
 
     @property
     def end(self):
@@ -259,10 +264,6 @@ def pad_batch(sequences, pad, device="cpu"):
 # ---------------------------------------------------------------- checkpoints
 
 
-class UserError(Exception):
-    """Something the user can mend: shown as one line, exit code 2."""
-
-
 def fingerprint(state, *more):
     """SHA-256 of tensors (names, shapes, bytes) and of anything else that goes through JSON."""
     digest = hashlib.sha256(json.dumps(more, sort_keys=True, default=str).encode())
@@ -280,8 +281,12 @@ def save_checkpoint(path, model, **extra):
     saved["sha256"] = fingerprint(saved["state"], saved["kind"], saved["config"], extra)
     partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(saved, partial)
-    os.replace(partial, path)
+    try:
+        torch.save(saved, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError):             # torch reports a full disk as a RuntimeError
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written (is the disk full?); what was saved before is untouched") from None
     return saved["sha256"]
 
 
@@ -297,16 +302,21 @@ def load_checkpoint(path, device="cpu"):
         raise UserError(f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})") from None
     if not intact:
         raise UserError(f"{path}: damaged, its contents do not match their hash; make it again")
+    if not all(tensor.isfinite().all() for tensor in saved["state"].values()):
+        raise UserError(f"{path}: holds weights that are not numbers (NaN or infinity); make it again")
     return saved
 
 
-def load_model(path, device="cpu", **changes):
-    """The language model of a checkpoint; `changes` to its config, e.g. dropout=0.2."""
+def load_model(path, device="cpu", kind=GPT, **changes):
+    """The model of a checkpoint, a language model unless `kind` says otherwise; `changes` to its config, e.g. dropout=0.2."""
     saved = load_checkpoint(path, device)
-    if saved["kind"] != "GPT":
-        raise UserError(f"{path}: holds a {saved['kind']}, not a language model")
-    model = GPT(GPTConfig(**{**saved["config"], **changes})).to(device)
-    model.load_state_dict(saved["state"])
+    if saved["kind"] != kind.__name__:
+        raise UserError(f"{path}: holds a {saved['kind']}, not a {kind.__name__}")
+    try:
+        model = kind(GPTConfig(**{**saved["config"], **changes})).to(device)
+        model.load_state_dict(saved["state"])
+    except (TypeError, RuntimeError):
+        raise UserError(f"{path}: its weights do not fit the shape that it states") from None
     return model.eval()
 
 
@@ -411,19 +421,6 @@ class MetricLog:
         self.file.flush()
 
 
-def read_jsonl(path):
-    """The lines of a JSONL file as dicts; a bad line raises UserError that names it."""
-    rows = []
-    try:
-        for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
-            rows.append(json.loads(line.decode("utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `python -m data.prepare`") from None
-    except ValueError as error:
-        raise UserError(f"{path}, line {number}: {error}") from None
-    return rows
-
-
 def parse_flags(config_class, doc, argv=None):
     """The dataclass as command-line flags: --help shows each field's comment and default, a typo gets the nearest name."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -437,6 +434,9 @@ def parse_flags(config_class, doc, argv=None):
     if unknown:
         near = difflib.get_close_matches(unknown[0].lstrip("-").split("=")[0], names, 1, 0.4)
         parser.error(f"unknown flag {unknown[0]}" + (f"; did you mean --{near[0]}?" if near else ""))
+    for name, value in vars(flags).items():
+        if isinstance(value, int) and value < (name != "seed") or isinstance(value, float) and not 0 <= value < math.inf:
+            parser.error(f"--{name} {value}: must be {'0' if name == 'seed' or isinstance(value, float) else '1'} or more")
     return config_class(**vars(flags))
 
 
@@ -449,7 +449,7 @@ def run_script(train, config_class, doc):
     except KeyboardInterrupt:
         fail("stopped; finished stages are kept, run the same command to go on")
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}")
+        fail(f"{error.filename or config_class().out}: {error.strerror}; what was saved before is untouched")
 
 
 def fail(message):

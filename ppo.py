@@ -42,7 +42,7 @@ import sft as sft_stage
 from data import corpus, prepare, tasks, tokenizer
 from data import judge as gold_judge
 from data.labeler import labelers
-from model import (Common, MetricLog, corpus_batches, corpus_loss, distribution, generate, load_model, made, need, pad_batch,
+from model import (Common, MetricLog, UserError, corpus_batches, corpus_loss, distribution, generate, load_model, made, need, pad_batch,
                    read_corpus, read_jsonl, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
 from reward import BLUE, GREEN, GREY, MAX_NEW_TOKENS, ORANGE, load_reward_model, plt, score
 
@@ -225,7 +225,9 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
     value_net = copy.deepcopy(reward_model)                             # a network of its own, initialised from the RM
     average, decay = copy.deepcopy(policy), 0.018 ** (1 / iterations)
     optimizers = [torch.optim.Adam(network.parameters(), betas=(0.9, 0.95), fused=True) for network in (policy, value_net)]
-    rows, given = read_jsonl(prepare.FOLDER / "prompts_rl.jsonl"), config
+    rows, given = read_jsonl(prepare.FOLDER / "prompts_rl.jsonl", **prepare.PROMPT), config
+    if len(rows) < config.episodes:
+        raise UserError(f"--episodes {config.episodes}: there are only {len(rows)} prompts in prompts_rl.jsonl")
     config = dataclasses.replace(config, gamma_ptx=gamma_ptx)
     queue, log, bar = [], MetricLog(config, name), tqdm(range(iterations), desc=name)
     pretraining_documents = corpus_batches(read_corpus(encoding, policy.config.block_size)[0], 2_048, rng) if gamma_ptx else None
@@ -366,8 +368,8 @@ def evaluate(config):
     """All six models on held-out prompts: returns what goes into out/results.json, and the responses by model."""
     device, rng, generator = set_up(config)
     out, people = Path(config.out), labelers("held_out")
-    rows = read_jsonl(prepare.FOLDER / f"prompts_{config.split}.jsonl")
-    closed = read_jsonl(prepare.FOLDER / "prompts_closed.jsonl") if config.split == "eval" else [r for r in rows if r["use_case"] in tasks.CLOSED_DOMAIN]
+    rows = read_jsonl(prepare.FOLDER / f"prompts_{config.split}.jsonl", **prepare.PROMPT)
+    closed = read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT) if config.split == "eval" else [r for r in rows if r["use_case"] in tasks.CLOSED_DOMAIN]
     reward_model, reference = load_reward_model(out / "reward.pt", device), load_model(out / "sft_mix.pt", device)
     documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)[1]
     files = {"gpt_prompted": "gpt", "sft_best_of_16": "sft"}

@@ -121,6 +121,19 @@ def rank(rows, responses, people, rng, round, opinions=1):
     return ranked
 
 
+def read_rankings(path):
+    """The lines of out/rankings.jsonl; a line whose ranks do not rank its responses raises UserError."""
+    lines = read_jsonl(path, prompt=str, task=dict, responses=list, ranks=list, round=int)
+    for number, line in enumerate(lines, 1):
+        if not all(isinstance(r, dict) and isinstance(r.get("text"), str) and isinstance(r.get("ended"), bool) for r in line["responses"]):
+            raise UserError(f'{path}, line {number}: a response is {{"text": ..., "ended": true or false}}')
+        for ranks in [line["ranks"], *line.get("second_opinions", [])]:
+            whole = isinstance(ranks, list) and all(type(rank) is int for rank in ranks) and len(ranks) == len(line["responses"])
+            if not whole or sorted(set(ranks)) != list(range(1, len(set(ranks)) + 1)):
+                raise UserError(f"{path}, line {number}: {ranks} does not rank {len(line['responses'])} responses (1 is best, equal numbers tie)")
+    return lines
+
+
 # ---------------------------------------------------------------- the model and its loss
 
 
@@ -156,12 +169,7 @@ def from_language_model(path, device):
 
 def load_reward_model(path, device="cpu"):
     """The reward model of a checkpoint."""
-    saved = load_checkpoint(path, device)
-    if saved["kind"] != "RewardModel":
-        raise UserError(f"{path}: holds a {saved['kind']}, not a reward model")
-    model = RewardModel(GPTConfig(**saved["config"])).to(device)
-    model.load_state_dict(saved["state"])
-    return model.eval()
+    return load_model(path, device, RewardModel)
 
 
 def ranking_loss(scores, valid):
@@ -343,6 +351,8 @@ def fit(config, ranked):
     model = from_language_model(need(config, "gpt", "model.py"), device)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)
     steps = config.epochs * (len(ranked) // config.batch_size)
+    if not steps:
+        raise UserError(f"--batch_size {config.batch_size}: there are only {len(ranked)} rankings")
     log, bar = MetricLog(config, f"reward_{config.round}"), tqdm(range(steps), desc=f"reward model, round {config.round}")
     losses, queue = [], []
     for step in bar:
@@ -366,7 +376,7 @@ def fit(config, ranked):
 @torch.no_grad()
 def centre(model, encoding):
     """Sets the bias that puts the labelers' demonstrations at 0 on average (3.5)."""
-    demonstrations = read_jsonl(prepare.FOLDER / "demonstrations.jsonl")[:1_000]
+    demonstrations = read_jsonl(prepare.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)[:1_000]
     scores = score(model, encoding, [(row["prompt"], {"text": row["completion"], "ended": True}) for row in demonstrations])
     model.bias -= sum(scores) / len(scores)
 
@@ -375,8 +385,10 @@ def train(config):
     """Collects this round's rankings, trains the reward model on all of them; in round 1 also picks the SFT baseline."""
     start, path = time.time(), Path(config.out) / "rankings.jsonl"
     device, rng, generator = set_up(config)
-    encoding, prompts = tokenizer.load(), read_jsonl(prepare.FOLDER / "prompts_rm.jsonl")
-    valid = read_jsonl(prepare.FOLDER / "prompts_valid.jsonl")
+    encoding, prompts = tokenizer.load(), read_jsonl(prepare.FOLDER / "prompts_rm.jsonl", **prepare.PROMPT)
+    valid = read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
+    if config.round not in (1, 2):
+        raise UserError(f"--round {config.round}: there are two, 1 and 2")
     print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
     rows = prompts[:config.prompts_1] if config.round == 1 else prompts[config.prompts_1:config.prompts_1 + config.prompts_2]
     responses = []
@@ -387,7 +399,7 @@ def train(config):
     ranked = rank([row for row, _ in kept], [answers for _, answers in kept], labelers("train"), rng, config.round,
                   config.opinions)
     if config.round == 2:
-        ranked = [line for line in read_jsonl(path) if line["round"] == 1] + ranked
+        ranked = [line for line in read_rankings(path) if line["round"] == 1] + ranked
     prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked))
     model, losses = fit(config, ranked)
     centre(model, encoding)

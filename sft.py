@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from model import (Common, MetricLog, corpus_batches, corpus_loss, cosine, load_model, need, pad_batch, read_corpus, read_jsonl,
+from model import (Common, MetricLog, UserError, corpus_batches, corpus_loss, cosine, load_model, need, pad_batch, read_corpus, read_jsonl,
                    run_script, save_checkpoint, set_up, stage_extra)
 
 
@@ -44,7 +44,7 @@ class Config(Common):
 def read_demonstrations(encoding, path=prepare.FOLDER / "demonstrations.jsonl"):
     """Pairs (prompt ids, response ids); the response ends with <|endoftext|>."""
     return [(tokenizer.prompt_ids(encoding, row["prompt"]), tokenizer.response_ids(encoding, row["completion"]))
-            for row in read_jsonl(path)]
+            for row in read_jsonl(path, prompt=str, completion=str)]
 
 
 def sft_batch(pairs, pad, device="cpu"):
@@ -83,6 +83,8 @@ def fit(config, name, epochs, mix, keep):
     corpus = corpus_batches(read_corpus(encoding, model.config.block_size)[0], tokens * mix / (1 - mix), rng) if mix else None
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)             # C.1
     steps_per_epoch, step = len(pairs) // config.batch_size, 0
+    if not steps_per_epoch:
+        raise UserError(f"--batch_size {config.batch_size}: there are only {len(pairs)} demonstrations to train on")
     log, bar = MetricLog(config, name), tqdm(total=epochs * steps_per_epoch, desc=name)
     for epoch in range(1, epochs + 1):
         rng.shuffle(pairs)

@@ -30,11 +30,43 @@ HELD_OUT_PHRASINGS = {"prompts_eval": 0.15, "prompts_closed": 0.15}     # the sh
 HASTE = {"demonstrations": 0.3, "prompts_rm": 0.3, "prompts_rl": 0.3}              # the share typed in haste
 
 
+class UserError(Exception):
+    """Something the user can mend: shown as one line, exit code 2."""
+
+
 def write(path, text):
     """Writes a file whole or not at all: to a neighbour first, then renamed."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written ({error.strerror}); what was saved before is untouched") from None
+
+
+def read_jsonl(path, **types):
+    """The lines of a JSONL file as dicts. types: the keys that each must have, e.g. prompt=str; a bad line raises UserError."""
+    rows = []
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `python -m data.prepare`") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+        for key, kind in types.items():
+            if not isinstance(row, dict) or not isinstance(row.get(key), kind):
+                raise UserError(f'{path}, line {number}: "{key}" is missing or not a {kind.__name__}')
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{path}: empty")
+    return rows
+
+
+PROMPT = {"prompt": str, "use_case": str, "task": dict}             # what a line of a prompts file must have
 
 
 def draw_prompts(sizes=SIZES, seed=SEED):
