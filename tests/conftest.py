@@ -22,3 +22,7 @@ def tiny():
     """A random GPT with 64 tokens: <|endoftext|> is 62, <|pad|> is 63."""
     torch.manual_seed(0)
     return GPT(GPTConfig(vocab_size=64, block_size=48, n_layer=2, n_head=2, n_embd=16)).eval()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also 50 kills at random moments, a quarter of an hour")

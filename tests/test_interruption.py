@@ -1,0 +1,91 @@
+"""Killed at any moment, the same command goes on and ends with the same bits: finished stages are kept, the one that was cut
+off starts again, and every stage seeds itself. The uninterrupted run is that of another process, so this is the test of
+determinism too."""
+import json
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from data import prepare
+from tests.test_pipeline import SIZES
+
+RUN = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+import ppo
+from data import prepare
+from tests.test_pipeline import settings
+from pathlib import Path
+prepare.FOLDER = Path(sys.argv[2])
+ppo.run(**settings(sys.argv[3]))
+"""
+# Where to kill: as soon as this file of the output folder has so many lines.
+POINTS = [("gpt.jsonl", 8), ("sft_mix.jsonl", 1), ("reward_1.jsonl", 20), ("reward_2.jsonl", 40), ("ppo_ptx.jsonl", 3)]
+
+
+def start(world, out):
+    """The tiny pipeline in a process of its own."""
+    return subprocess.Popen([sys.executable, "-c", RUN, str(prepare.FOLDER.parent), str(world), str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def made_files(out):
+    """Everything that a run leaves, times aside: {name: bytes}."""
+    files = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.suffix in (".pt", ".jsonl")}
+    results = {k: v for k, v in json.loads((out / "results.json").read_text()).items() if k not in ("seconds", "peak_mb")}
+    return files | {"results.json": json.dumps(results)}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    prepare.prepare(folder, SIZES, corpus_words=60_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """What the uninterrupted run leaves."""
+    out = tmp_path_factory.mktemp("whole")
+    assert start(world, out).wait() == 0
+    return made_files(out)
+
+
+def same(one, other):
+    assert one.keys() == other.keys() and [name for name in one if one[name] != other[name]] == []
+
+
+def test_killed_five_times_and_continued_ends_with_the_same_bits(world, whole, tmp_path):
+    for name, lines in POINTS:
+        process, watched = start(world, tmp_path), tmp_path / name
+        while not watched.exists() or watched.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None, f"the run ended before {name} had {lines} lines"
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    assert start(world, tmp_path).wait() == 0
+    same(made_files(tmp_path), whole)
+
+
+def test_fifty_kills_at_random_moments(world, whole, tmp_path, request):
+    """`python -m pytest --slow`: about a quarter of an hour."""
+    if not request.config.getoption("--slow"):
+        pytest.skip("only with --slow")
+    rng, kills, finished = random.Random(0), 0, 0
+    while kills < 50:
+        process = start(world, tmp_path / str(finished))
+        try:
+            process.wait(timeout=rng.uniform(1, 20))
+            assert process.returncode == 0
+            same(made_files(tmp_path / str(finished)), whole)
+            finished += 1
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert start(world, tmp_path / str(finished)).wait() == 0
+    same(made_files(tmp_path / str(finished)), whole)
+    print(f"{kills} kills, {finished + 1} runs finished, all with the same bits")
