@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from signal import SIGINT, SIGKILL
 
 import pytest
 
@@ -16,15 +17,16 @@ RUN = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
-import ppo
+import model, ppo
 from data import prepare
 from tests.test_pipeline import settings
 from pathlib import Path
-prepare.FOLDER = Path(sys.argv[2])
-ppo.run(**settings(sys.argv[3]))
+prepare.FOLDER, stages, sys.argv = Path(sys.argv[2]), settings(sys.argv[3]), sys.argv[:1]
+model.run_script(lambda _: ppo.run(**stages), ppo.Config, "")
 """
-# Where to kill: as soon as this file of the output folder has so many lines.
-POINTS = [("gpt.jsonl", 8), ("sft_mix.jsonl", 1), ("reward_1.jsonl", 20), ("reward_2.jsonl", 40), ("ppo_ptx.jsonl", 3)]
+# Where to stop it and how: as soon as this file of the output folder has so many lines. SIGINT is Ctrl-C.
+POINTS = [("gpt.jsonl", 8, SIGKILL), ("sft.jsonl", 3, SIGINT), ("sft_mix.jsonl", 1, SIGKILL), ("reward_1.jsonl", 20, SIGKILL), ("reward_2.jsonl", 40, SIGKILL),
+          ("ppo_ptx.jsonl", 3, SIGKILL)]
 
 
 def start(world, out):
@@ -59,13 +61,14 @@ def same(one, other):
 
 
 def test_killed_five_times_and_continued_ends_with_the_same_bits(world, whole, tmp_path):
-    for name, lines in POINTS:
+    """And once by Ctrl-C, which ends in one line and exit code 2."""
+    for name, lines, signal in POINTS:
         process, watched = start(world, tmp_path), tmp_path / name
         while not watched.exists() or watched.read_bytes().count(b"\n") < lines:
             assert process.poll() is None, f"the run ended before {name} had {lines} lines"
             time.sleep(0.02)
-        process.kill()
-        process.wait()
+        process.send_signal(signal)
+        assert process.wait() == (2 if signal == SIGINT else -SIGKILL)
     assert start(world, tmp_path).wait() == 0
     same(made_files(tmp_path), whole)
 

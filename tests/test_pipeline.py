@@ -198,6 +198,14 @@ def test_a_second_run_trains_nothing(finished, monkeypatch):
     assert results["models"] == finished.results["models"]
 
 
+def test_a_seed_repeats_a_run_to_the_bit_and_another_seed_does_not(finished, tmp_path):
+    """Five steps of pretraining; that a whole run repeats is what tests/test_interruption.py shows."""
+    short = dataclasses.replace(finished.stages["pretrain"], steps=5)
+    one, again, other = (model.train(dataclasses.replace(short, seed=seed, out=str(tmp_path / name))).lm_head.weight
+                         for seed, name in ((1, "one"), (1, "again"), (2, "other")))
+    assert one.equal(again) and not one.equal(other)
+
+
 def test_another_seed_in_the_same_folder_is_refused(finished, monkeypatch, capsys):
     before = finished.files()
     with pytest.raises(UserError, match="seed 1, not 2"):
