@@ -267,8 +267,8 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
             for row, (text, _), value in list(zip(prompts, batch["answers"], batch["scores"].tolist()))[:2]:
                 tqdm.write(f"    [{value:+.2f}] {row['prompt']} -> {text}")
     extra = stage_extra(given, "ppo", made_from=["sft_mix", reward_name])
-    save_checkpoint(Path(config.out) / f"{name}.pt", average, **extra)
     save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)
+    save_checkpoint(Path(config.out) / f"{name}.pt", average, **extra)         # last: where it stands, the stage is finished
     print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s: score {batch['stats']['score']:.2f}, gold {batch['stats']['gold']:.3f}, "
           f"KL {batch['stats']['kl']:.2f}\n")
     return average

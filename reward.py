@@ -401,8 +401,9 @@ def train(config):
     model, losses = fit(config, ranked)
     centre(model, encoding)
     name, parents = ("reward_1", ["sft_mix"]) if config.round == 1 else ("reward", ["reward_1", "ppo_1"])
-    save_checkpoint(Path(config.out) / f"{name}.pt", model, **stage_extra(config, "reward", made_from=parents))
+    extra = stage_extra(config, "reward", made_from=parents)
     if config.round == 1:
+        save_checkpoint(Path(config.out) / f"{name}.pt", model, **extra)
         table = choose_sft(config, model, valid[:500])
         epoch = max(table, key=lambda row: row[1])[0]
         chosen = load_model(Path(config.out) / "sft_epochs" / f"{epoch}.pt")
@@ -411,6 +412,8 @@ def train(config):
     report, margins = measure(model, config, valid[:400])
     table = [tuple(row) for row in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]]
     plot(Path(config.out) / "reward.png", losses, margins, table)
+    if config.round == 2:               # last: where it stands, a stage is finished, its picture too
+        save_checkpoint(Path(config.out) / f"{name}.pt", model, **extra)
     print("    " + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in report.items() if key != "ceilings"))
     print(f"made {config.out}/{name}.pt from {len(ranked):,} rankings in {time.time() - start:.0f} s. Next: python ppo.py\n")
 
