@@ -190,9 +190,7 @@ def forum_thread(rng, exclude):
 # Shares of the documents. A lesson of development (one run each, four layers): with 8 songs and 50 threads instead of 20 and 36 the
 # base model had not learnt to copy by the end of pretraining, and SFT's utility was 0.53 instead of 0.76.
 DOCUMENTS = [(encyclopedia, 12), (story, 6), (restated, 11), (listing, 12), (pairs, 8), (retold, 14), (letter, 3), (song, 20), (puzzle, 6), (diary, 2)]
-# An exam sheet is what a prompt looks like to the base model, and what PPO-ptx has to keep in mind beside answering prompts: in a
-# development run 7 of them for 3 made up a third of the tax that pretraining gradients could not pay back, with 6 % of the tokens.
-THREADS = [(exam_sheet, 3), (forum_thread, 36)]
+THREADS = [(exam_sheet, 7), (forum_thread, 36)]
 
 
 def documents(rng, exclude, words):
