@@ -37,7 +37,7 @@ def start(world, out):
 def made_files(out):
     """Everything that a run leaves, times aside: {name: bytes}."""
     files = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.suffix in (".pt", ".jsonl")}
-    files |= {p.name: b"" for p in out.glob("*.png")}                   # every picture stands, to the bit it need not be the same
+    files |= {p.name: b"" for p in out.glob("*.png")}                   # every picture must stand; its bytes may differ
     results = {k: v for k, v in json.loads((out / "results.json").read_text()).items() if k not in ("seconds", "peak_mb")}
     return files | {"results.json": json.dumps(results)}
 
