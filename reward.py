@@ -29,8 +29,8 @@ from tqdm import tqdm
 from data import prepare, tokenizer
 from data.judge import judge
 from data.labeler import labelers
-from model import (GPTConfig, MetricLog, Common, Trunk, UserError, cosine, generate, init_weights, load_checkpoint, load_model, need,
-                   pad_batch, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
+from model import (GPTConfig, MetricLog, Common, Trunk, UserError, batches_of_like_length, cosine, generate, init_weights, load_checkpoint,
+                   load_model, muon_and_adam, need, pad_batch, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
@@ -49,7 +49,8 @@ class Config(Common):
     opinions: int = 5           # labelers who rank the same responses, each alone (mostly 1): a small model needs clear labels
     epochs: int = 2             # passes over the rankings (1: more overfit; not yet here: gold utility 0.84 for 0.79, one development run)
     batch_size: int = 4         # prompts of a step (64): we have fewer prompts, and small steps learn more from them
-    lr: float = 1e-3            # peak, cosine to 10 % (9e-6 for 6B)
+    lr: float = 0.003           # Muon's peak, for the matrices of the blocks, cosine to 10 % (Adam, 9e-6 for 6B)
+    lr_rest: float = 1.5e-3     # Adam's peak, for the rest
 
 
 # ---------------------------------------------------------------- rankings
@@ -206,15 +207,6 @@ def ranking_batch(lines, encoding, pad, device):
     return idx, positions, visible[:, None], last.to(device), valid.to(device)
 
 
-def ranking_batches(ranked, batch_size, rng):
-    """All lines in random batches, prompts of like length together: little padding. What does not fill a batch is left out."""
-    lines, batches = rng.sample(ranked, len(ranked)), []
-    for start in range(0, len(lines), 50 * batch_size):
-        part = sorted(lines[start:start + 50 * batch_size], key=lambda line: len(line["prompt"]))
-        batches += [part[i:i + batch_size] for i in range(0, len(part) - batch_size + 1, batch_size)]
-    return rng.sample(batches, len(batches))
-
-
 @torch.no_grad()
 def score(model, encoding, pairs):
     """Scores of many (prompt text, response {"text", "ended"}) pairs: a list of floats, in the order given."""
@@ -345,27 +337,32 @@ def fit(config, ranked):
 
     It starts from the base model. Section 3.5 starts from the SFT model, but the paper's final one did not (C.2: a GPT-3
     fine-tuned on public data). Here it paid: of the pairs of the first PPO policy's samples, a reward model from SFT
-    ordered 60 % right, one from the base model 65 % (one development run each)."""
+    ordered 60 % right, one from the base model 65 % (one development run each).
+
+    Muon, with which the base model was trained too: after two epochs Adam's loss was 0.44, Muon's 0.38, and of the pairs of PPO's
+    samples Adam's reward model ordered 61 to 63 % as the judge does, Muon's 75 and 68 % (development, seeds 11 and 12). What it
+    learns sooner is to compare the words of an answer with those of the prompt."""
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
     model = from_language_model(need(config, "gpt", "model.py"), device)
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)
+    optimizers = muon_and_adam(model, config.lr, config.lr_rest)
     steps = config.epochs * (len(ranked) // config.batch_size)
     if not steps:
         raise UserError(f"--batch_size {config.batch_size}: there are only {len(ranked)} rankings")
     log, bar = MetricLog(config, f"reward_{config.round}"), tqdm(range(steps), desc=f"reward model, round {config.round}")
     losses, queue = [], []
     for step in bar:
-        queue = queue or ranking_batches(ranked, config.batch_size, rng)
+        queue = queue or batches_of_like_length(ranked, config.batch_size, lambda line: len(line["prompt"]), rng)
         lines = queue.pop()
         idx, positions, visible, last, valid = ranking_batch(lines, encoding, model.config.pad, device)
         scores = model.values(idx, positions=positions, visible=visible).gather(1, last)        # (N, K)
         loss = ranking_loss(scores, valid)
-        optimizer.param_groups[0]["lr"] = cosine(step, steps, config.lr, warmup=steps // 50)
-        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer, peak in optimizers:
+            optimizer.param_groups[0]["lr"] = cosine(step, steps, peak, warmup=steps // 50)
+            optimizer.step()
+            optimizer.zero_grad()
         right = ((scores[:, :, None] > scores[:, None, :]) * valid).sum().item() / max(1, valid.sum().item())
         losses.append(loss.item())
         log.write(step=step, loss=loss.item(), accuracy=right)

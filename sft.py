@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from model import (Common, MetricLog, UserError, corpus_batches, corpus_loss, cosine, load_model, need, pad_batch, read_corpus, read_jsonl,
-                   run_script, save_checkpoint, set_up, stage_extra)
+from model import (Common, MetricLog, UserError, batches_of_like_length, corpus_batches, corpus_loss, cosine, load_model, need, pad_batch,
+                   read_corpus, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
 
 
 @dataclass
@@ -87,16 +87,15 @@ def fit(config, name, epochs, mix, keep):
         raise UserError(f"--batch_size {config.batch_size}: there are only {len(pairs)} demonstrations to train on")
     log, bar = MetricLog(config, name), tqdm(total=epochs * steps_per_epoch, desc=name)
     for epoch in range(1, epochs + 1):
-        rng.shuffle(pairs)
-        for i in range(steps_per_epoch):
+        for batch in batches_of_like_length(pairs, config.batch_size, lambda pair: len(pair[0] + pair[1]), rng):
             optimizer.param_groups[0]["lr"] = cosine(step, epochs * steps_per_epoch, config.lr)
-            idx, mask = sft_batch(pairs[i * config.batch_size:(i + 1) * config.batch_size], model.config.pad, device)
+            idx, mask = sft_batch(batch, model.config.pad, device)
             loss = sft_loss(model, idx, mask)
             objective = loss
             if mix:         # about `mix` of all tokens are corpus, and every token weighs the same
-                batch = next(corpus)
-                n_corpus, n = sum(len(d) - 1 for d in batch), mask.sum()
-                objective = (n * loss + n_corpus * corpus_loss(model, batch)) / (n + n_corpus)
+                documents = next(corpus)
+                n_corpus, n = sum(len(d) - 1 for d in documents), mask.sum()
+                objective = (n * loss + n_corpus * corpus_loss(model, documents)) / (n + n_corpus)
             optimizer.zero_grad()
             objective.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

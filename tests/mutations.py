@@ -51,7 +51,7 @@ BUGS = [
         "return rewards + scores[:, None] * mask", "test_the_score_is_paid_on_the_last_response_token"),
     Bug("the score is paid at the end of the padding", "short responses are never paid", "ppo.py", "last = mask.sum(1).long() - 1", "last = torch.full_like(mask.sum(1).long(), mask.shape[1] - 1)",
         "test_the_score_is_paid_on_the_last_response_token"),
-    Bug("KL to the rollout policy", "the penalty is always 0: beta does nothing", "ppo.py", "ref_logprobs = at_responses(pretraining.logprobs(reference, idx)", "ref_logprobs = at_responses(pretraining.logprobs(policy, idx)",
+    Bug("KL to the rollout policy", "the penalty is always 0: beta does nothing", "ppo.py", "= at_responses(pretraining.logprobs(reference, x)", "= at_responses(pretraining.logprobs(policy, x)",
         "test_the_penalty_is_measured_against_the_reference"),
     Bug("GAE forgets where a response ends", "padding leaks into advantages", "ppo.py", "following = (delta + gamma * lam * following) * m", "following = delta + gamma * lam * following",
         "test_padding_contributes_nothing_to_advantages"),
@@ -85,7 +85,7 @@ BUGS = [
     Bug("pad is end-of-text", "responses never learn to stop", "model.py", "        return self.vocab_size - 1", "        return self.vocab_size - 2", "test_pad_is_never_sampled_even_if_the_model_wants_nothing_else or test_logprobs_are_log_softmax_with_pad_left_out"),
     Bug("one side always stands second", "a win rate that depends on the side", "ppo.py", "if rng.random() < 0.5 else 1 - person.prefer", "if True else 1 - person.prefer", "test_no_side_of_a_comparison_has_an_advantage"),
     Bug("the score passes a gradient", "the policy learns to move the reward model", "ppo.py", "@torch.no_grad()\ndef rollout", "def rollout", "test_what_a_rollout_returns_fits_together"),
-    Bug("an endless response costs nothing", "responses never stop", "ppo.py", "scores = reward_model(idx, lengths) - config.no_end * (1 - ended)", "scores = reward_model(idx, lengths) - 0 * (1 - ended)",
+    Bug("an endless response costs nothing", "responses never stop", "ppo.py", "scores = scores - config.no_end * (1 - ended)", "scores = scores - 0 * (1 - ended)",
         "test_what_a_rollout_returns_fits_together"),
 ]
 

@@ -47,8 +47,8 @@ def settings(out):
                                  gamma_ptx=0.3),
             "pretrain": model.Config(**common, n_layer=1, n_head=2, n_embd=32, block_size=128, batch_tokens=2048, steps=300, lr=0.02, lr_rest=6e-3),
             "sft": sft.Config(**common, epochs=2, mix_epochs=2, batch_size=32, lr=3e-3, mix=0.1),
-            "reward_1": reward.Config(**common, round=1, prompts_1=500, k=4, epochs=1, batch_size=8, lr=2e-3),
-            "reward_2": reward.Config(**common, round=2, prompts_1=500, prompts_2=500, k=4, epochs=1, batch_size=8, lr=2e-3)}
+            "reward_1": reward.Config(**common, round=1, prompts_1=500, k=4, epochs=1, batch_size=8, lr=0.005, lr_rest=2e-3),
+            "reward_2": reward.Config(**common, round=2, prompts_1=500, prompts_2=500, k=4, epochs=1, batch_size=8, lr=0.005, lr_rest=2e-3)}
 
 
 @pytest.fixture(scope="module")
