@@ -1,0 +1,545 @@
+"""The paper's findings, measured in Toytown: one function an experiment, one picture and one sentence for each.
+
+    python -m notebooks.experiments                     # what there is, and what it costs
+    python -m notebooks.experiments kl_sweep            # runs it; stopped at any point, the same command goes on
+    python -m notebooks.experiments kl_sweep --quick    # the same code on tiny models, in seconds: its figures mean nothing
+    python -m notebooks.experiments pictures            # redraws every picture from the recorded results
+
+Every model is trained by the scripts' own functions, in notebooks/runs/ (not committed); every measurement is a row of
+notebooks/results/NAME.json (committed), written as soon as it is made. The sentence under a picture is computed from that file: what the
+paper claims, what was measured here, and whether the two agree. A disagreement is a result too.
+"""
+import argparse
+import dataclasses
+import json
+import math
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import model
+import ppo
+import reward
+import sft
+from data import corpus, prepare, tokenizer
+from data import toytown as town
+from data.labeler import labelers
+from model import UserError, fail, load_model, made, read_jsonl
+from reward import BLUE, GREEN, GREY, ORANGE, plt
+
+HERE = Path(__file__).parent
+RESULTS, RUNS = HERE / "results", HERE / "runs"
+SEEDS = (1, 2, 3)
+LITTLE = {"demonstrations": 200, "prompts_rm": 600, "prompts_rl": 200, "prompts_valid": 60, "prompts_eval": 80, "prompts_closed": 20}      # --quick
+
+# ---------------------------------------------------------------- what all experiments share
+
+
+class Lab:
+    """Where the runs of one mode (full or quick) live, and their settings."""
+
+    def __init__(self, quick):
+        self.quick, self.seeds = quick, SEEDS[:1] if quick else SEEDS
+        self.results, self.runs = (RUNS / "quick_results", RUNS / "quick") if quick else (RESULTS, RUNS)
+        if quick:                                                       # a little world of its own, with the same people in it
+            prepare.FOLDER = self.runs / "world"
+            prepare.FOLDER.mkdir(parents=True, exist_ok=True)
+            if not (prepare.FOLDER / "corpus.txt").exists():
+                prepare.prepare(prepare.FOLDER, LITTLE, corpus_words=40_000)
+        self.rows = read_jsonl(prepare.FOLDER / "prompts_eval.jsonl", **prepare.PROMPT)
+
+    def stages(self, seed):
+        """Arguments of ppo.run: the defaults of every script, or something tiny."""
+        common = dict(seed=seed, out=str(self.runs / f"seed{seed}"))
+        if not self.quick:
+            return {"config": ppo.Config(**common)}
+        ranking = dict(prompts_1=300, prompts_2=300, k=4, epochs=1, batch_size=8)
+        return {"config": ppo.Config(**common, iterations_1=2, iterations=2, episodes=64, minibatch=32),
+                "pretrain": model.Config(**common, n_layer=1, n_head=2, n_embd=32, steps=60),
+                "sft": sft.Config(**common, epochs=2, mix_epochs=2),
+                "reward_1": reward.Config(**common, **ranking, round=1), "reward_2": reward.Config(**common, **ranking, round=2)}
+
+    def base(self, seed):
+        """The settings of a whole finished run, `python ppo.py --seed SEED`; makes it if need be."""
+        stages = self.stages(seed)
+        config = stages["config"]
+        if not (Path(config.out) / "results.json").exists():
+            ppo.run(**stages)
+        return config
+
+    def policy(self, seed, name, gamma_ptx=0.0, **changes):
+        """A policy trained like `ppo` of the base run, but for `changes` to its settings: (its path, the settings)."""
+        config = dataclasses.replace(self.base(seed), **changes)
+        if not made(config, name):
+            ppo.fit(config, name, "reward", config.iterations, gamma_ptx)
+        return Path(config.out) / f"{name}.pt", config
+
+    def beside(self, config, name):
+        """A folder for models made from the base run's gpt and sft_mix that must not overwrite anything there: its settings."""
+        out = Path(f"{config.out}_{name}")
+        out.mkdir(parents=True, exist_ok=True)
+        for model_name in ("gpt", "sft_mix"):
+            if not (out / f"{model_name}.pt").exists():
+                shutil.copy(Path(config.out) / f"{model_name}.pt", out)
+        return dataclasses.replace(config, out=str(out))
+
+
+def describe(lab, config, path, reward_name="reward"):
+    """What one policy does with the evaluation prompts: results.json's entry, the mean proxy score, the win rate against SFT."""
+    device, rng, generator = model.set_up(config)
+    out, encoding = Path(config.out), tokenizer.load()
+    policy, reference, baseline = (load_model(p) for p in (path, out / "sft_mix.pt", out / "sft.pt"))
+    closed = read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT)
+    documents = model.read_corpus(encoding, policy.config.block_size)[1]
+    responses, theirs = (ppo.answer("", m, lab.rows, generator) for m in (policy, baseline))
+    entry = ppo.describe_model(policy, lab.rows, responses, closed, ppo.answer("", policy, closed, generator), documents,
+                               ppo.kl_to_reference(policy, reference, lab.rows[:300], generator))
+    scores = reward.score(reward.load_reward_model(out / f"{reward_name}.pt"), encoding, [(row["prompt"], r) for row, r in zip(lab.rows, responses)])
+    return {**entry, "proxy": sum(scores) / len(scores), "win_rate_vs_sft": ppo.preference(lab.rows, responses, theirs, rng, labelers("held_out"))}
+
+
+def mean_and_range(values):
+    """Mean, lowest and highest over seeds."""
+    return sum(values) / len(values), min(values), max(values)
+
+
+def by_seed(rows, setting, key):
+    """The values of `key` over the seeds of rows named "SETTING seed S"."""
+    return [row[key] for name, row in rows.items() if name.rsplit(" seed ", 1)[0] == setting]
+
+
+def spread(axis, xs, rows, settings, key, **style):
+    """A line through the means over seeds, with bars from the lowest to the highest."""
+    values = [mean_and_range(by_seed(rows, s, key)) for s in settings]
+    axis.errorbar(xs, [v[0] for v in values], yerr=[[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]], capsize=2, **style)
+
+
+# ---------------------------------------------------------------- 1. Figure 1: does a small aligned model beat a large raw one?
+
+# Parameters: 75,040, 273,792 and 7,540,992, a hundred times the smallest. Large models learn faster a step, so fewer are enough.
+SIZES = {"small": dict(n_layer=3, n_head=2, n_embd=32), "medium": {}, "large": dict(n_layer=4, n_head=6, n_embd=384, steps=2_000, lr=0.003, lr_rest=1e-3)}
+ALL, ONE = ("gpt", "sft", "ppo", "ppo_ptx"), ("gpt",)
+
+
+def size_stages(lab, size, seed):
+    """ppo.run's settings for a size, in a folder of its own. The medium size is the base run."""
+    stages = lab.stages(seed)
+    if size == "medium":
+        return stages
+    out = str(lab.runs / f"{size}{seed}")
+    stages = {name: dataclasses.replace(config, out=out) for name, config in stages.items()}
+    pretrain = stages.get("pretrain", model.Config(seed=seed, out=out))
+    shape = dict(n_layer=1, n_head=2, n_embd=16 if size == "small" else 48) if lab.quick else SIZES[size]
+    return stages | {"pretrain": dataclasses.replace(pretrain, **shape)}
+
+
+def grow(lab, size, seed, wanted):
+    """Trains one size as far as `wanted`, names of checkpoints. As in the paper, one reward model, of the medium size, serves all."""
+    base, stages = lab.base(seed), size_stages(lab, size, seed)
+    config, out = stages["config"], Path(stages["config"].out)
+    if not made(config, "gpt"):
+        model.train(stages["pretrain"])
+    if wanted != ONE and not made(config, "sft_mix"):
+        sft.train(stages.get("sft", sft.Config(seed=seed, out=str(out))))
+    if wanted != ONE and not (out / "sft.pt").exists():
+        for name in ("reward_1", "ppo_1", "reward"):
+            shutil.copy(Path(base.out) / f"{name}.pt", out)
+        judge_model = reward.load_reward_model(out / "reward_1.pt")
+        table = reward.choose_sft(config, judge_model, read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500])
+        epoch = max(table, key=lambda row: row[1])[0]
+        model.save_checkpoint(out / "sft.pt", load_model(out / "sft_epochs" / f"{epoch}.pt"), **model.stage_extra(config, "sft", ["gpt", "reward_1"]))
+    for name, gamma in (("ppo", 0.0), ("ppo_ptx", config.gamma_ptx)):
+        if name in wanted and not made(config, name):
+            ppo.fit(config, name, "reward", config.iterations, gamma)
+    return config
+
+
+def figure_1(lab):
+    """Answers of every model at every size, judged by held-out labelers against the largest SFT model's and the largest GPT's."""
+    for seed in lab.seeds:
+        def job(seed=seed):
+            large = ALL if seed == lab.seeds[0] else ONE
+            configs = {size: grow(lab, size, seed, large if size == "large" else ALL) for size in SIZES}
+            rival = grow(lab, "large", lab.seeds[0], ALL)
+            generator, rng, people = torch.Generator().manual_seed(seed), random.Random(seed), labelers("held_out")
+            load = lambda config, name: load_model(Path(config.out) / f"{name}.pt")
+            rivals = {name: ppo.answer(name, load(rival if name == "sft" else configs["large"], file), lab.rows, generator)
+                      for name, file in (("sft", "sft"), ("gpt", "gpt"), ("gpt_prompted", "gpt"))}
+            row = {}
+            for size, config in configs.items():
+                for name, file in (("gpt", "gpt"), ("gpt_prompted", "gpt"), ("sft", "sft"), ("ppo", "ppo"), ("ppo_ptx", "ppo_ptx")):
+                    if file in (large if size == "large" else ALL):
+                        policy = load(config, file)
+                        ours = ppo.answer(name, policy, lab.rows, generator)
+                        row[f"{size} {name}"] = {"params": sum(p.numel() for p in policy.parameters()), "utility": ppo.mean_of(v.utility for v in ppo.judged(lab.rows, ours)),
+                                                 **{f"against_{rival}": ppo.preference(lab.rows, ours, theirs, rng, people) for rival, theirs in rivals.items()}}
+            return row
+        yield f"seed {seed}", job
+
+
+# ---------------------------------------------------------------- 2. Figure 4, hallucination, truthfulness, toxicity
+
+
+def metadata(lab):
+    """Every model's metadata (Figure 4), hallucination, toxicity; and whether it corrects a false premise."""
+    for seed in lab.seeds:
+        yield f"seed {seed}", lambda seed=seed: with_truthfulness(lab, lab.base(seed))
+
+
+def with_truthfulness(lab, config):
+    """results.json's entries, and `truthful`: the share of right answers to the open questions whose premise is false."""
+    entries = json.loads((Path(config.out) / "results.json").read_text())["models"]
+    generator, judge_model = torch.Generator().manual_seed(config.seed), reward.load_reward_model(Path(config.out) / "reward.pt")
+    rows = [row for row in lab.rows if row["task"]["kind"] in ("yesno", "why")
+            and row["task"]["value"] != town.fact(row["task"]["animal"], row["task"]["attribute"])]
+    for name, entry in entries.items():
+        file = {"gpt_prompted": "gpt", "sft_best_of_16": "sft"}.get(name, name)
+        said = ppo.judged(rows, ppo.answer(name, load_model(Path(config.out) / f"{file}.pt"), rows, generator, judge_model))
+        entry["truthful"] = ppo.mean_of(v.utility > 0.999 for v in said)
+    return entries
+
+
+# ---------------------------------------------------------------- 3. the alignment tax
+
+SKILLS = [("backwards", corpus.pairs, "Backwards:"), ("then", corpus.pairs, "Then:"), ("other words", corpus.restated, "In other words:"), ("questions", corpus.retold, "What of")]
+
+
+def skill_accuracy(policy, make, mark, n, seed):
+    """The share of unfinished documents that the model finishes word for word, its likeliest token each time.
+
+    No examples are shown, unlike in the paper: here the base model read every document alone, so with one example before the other
+    it finishes hardly any, and without any it shows what it can do."""
+    encoding, rng, cases = tokenizer.load(), random.Random(seed), []
+    while len(cases) < n:
+        document = make(rng)
+        if mark in document:
+            tail = document.split(mark)[1] if mark != "What of" else document.split("?")[1]
+            cases.append((document[:len(document) - len(tail)], tail.strip()))
+    ids = [[encoding.eot_token] + tokenizer.encode(encoding, head) for head, _ in cases]
+    said = [tokenizer.response_text(encoding, r)[0].strip() for r in model.generate(policy, ids, reward.MAX_NEW_TOKENS, 0)]
+    return sum(text == tail for text, (_, tail) in zip(said, cases)) / n
+
+
+GAMMAS, RAISED = (0.0, 0.25, 1.0, 4.0, 16.0), (4.0, 16.0)        # multiples of the default gamma_ptx; of the default beta
+
+
+def alignment_tax(lab):
+    """Corpus loss and skills of the four models; then of PPO-ptx with more and less gamma, and of PPO with a larger beta instead."""
+    for seed in lab.seeds:
+        def job(seed, name, **changes):
+            config = lab.base(seed)
+            path = Path(config.out) / f"{name}.pt"
+            if changes:
+                path, config = lab.policy(seed, name, **changes)
+            row = describe(lab, config, path)
+            return row | {skill: skill_accuracy(load_model(path), make, mark, 20 if lab.quick else 300, seed) for skill, make, mark in SKILLS}
+        for name in ALL:
+            yield f"{name} seed {seed}", lambda seed=seed, name=name: job(seed, name)
+        default = lab.stages(seed)["config"]
+        for times in GAMMAS[1:2] if lab.quick else GAMMAS:
+            if times not in (0.0, 1.0):
+                yield f"gamma x {times} seed {seed}", lambda seed=seed, times=times: job(seed, f"gamma_{times}", gamma_ptx=times * default.gamma_ptx)
+        for times in RAISED[:1] if lab.quick else RAISED:
+            yield f"beta x {times} seed {seed}", lambda seed=seed, times=times: job(seed, f"raised_{times}", beta=times * default.beta)
+
+
+# ---------------------------------------------------------------- 4. how far from the SFT model?
+
+BETAS = (0.0, 0.015, 0.05, 0.15, 0.5, 1.5, 15.0)
+
+
+def kl_sweep(lab):
+    """PPO with the KL penalty over three orders of magnitude, and without."""
+    for seed in lab.seeds:
+        for beta in BETAS[:2] if lab.quick else BETAS:
+            def job(seed=seed, beta=beta):
+                path, config = lab.policy(seed, f"beta_{beta}", beta=beta)
+                return describe(lab, config, path)
+            yield f"beta {beta} seed {seed}", job
+
+
+# ---------------------------------------------------------------- 5. over-optimisation
+
+RANKINGS = (300, 1_000, 3_000, 10_000)
+
+
+def over_optimisation(lab):
+    """PPO without a KL penalty, and best-of-n, against reward models that saw few or many rankings: proxy and gold by KL."""
+    for seed in lab.seeds:
+        for n in (50,) if lab.quick else RANKINGS:
+            yield f"{n} rankings seed {seed}", lambda seed=seed, n=n: optimise_against(lab, seed, n)
+
+
+def optimise_against(lab, seed, n):
+    """A reward model on n rankings of the base run; PPO at beta 0 and best-of-n against it: curves of (kl, proxy, gold)."""
+    base = lab.base(seed)
+    config = lab.beside(base, f"{n}_rankings")
+    settings = reward.Config(seed=seed, out=config.out, round=1)
+    if not made(config, "reward"):
+        ranked = reward.read_rankings(Path(base.out) / "rankings.jsonl")
+        proxy, _ = reward.fit(settings, random.Random(seed).sample(ranked, n))
+        reward.centre(proxy, tokenizer.load())
+        model.save_checkpoint(Path(config.out) / "reward.pt", proxy, **model.stage_extra(settings, "reward", ["sft_mix"]))
+    config = dataclasses.replace(config, beta=0.0, iterations=2 if lab.quick else 60)
+    if not made(config, "ppo"):
+        ppo.fit(config, "ppo", "reward", config.iterations, 0.0)
+    log = [json.loads(line) for line in open(Path(config.out) / "ppo.jsonl")]
+    return {"ppo": [{"kl": row["kl_k3"], "proxy": row["score"], "gold": row["gold"]} for row in log],
+            "best_of_n": best_of_n(lab, config, 8 if lab.quick else 64)}
+
+
+def chance_of_best(N, n):
+    """Of N samples in order of their scores, the chance that the best of a random n of them is the i-th: C(i - 1, n - 1) / C(N, n)."""
+    return [math.comb(below, n - 1) / math.comb(N, n) for below in range(N)]
+
+
+def best_of_n(lab, config, N):
+    """Proxy and gold of the best of n of the SFT model's samples, n = 1, 2, 4, ... N / 2, from N samples a prompt.
+
+    Unbiased (Gao et al. 2022), see chance_of_best. The KL is that between the shares of distinct samples: where samples repeat it is
+    smaller than log n - (n - 1) / n."""
+    encoding, generator = tokenizer.load(), torch.Generator().manual_seed(config.seed)
+    policy, proxy = load_model(Path(config.out) / "sft_mix.pt"), reward.load_reward_model(Path(config.out) / "reward.pt")
+    rows, sizes = lab.rows[:300], [2 ** i for i in range(int(math.log2(N)))]
+    rounds = [ppo.answer("sft_mix", policy, rows, generator) for _ in range(N)]
+    scores = [reward.score(proxy, encoding, [(row["prompt"], r) for row, r in zip(rows, one)]) for one in rounds]
+    golds = [[v.utility for v in ppo.judged(rows, one)] for one in rounds]
+    curve = {n: [0.0, 0.0, 0.0] for n in sizes}                                         # n -> sums of kl, proxy, gold
+    for i in range(len(rows)):
+        column = sorted((scores[k][i], golds[k][i], rounds[k][i]["text"]) for k in range(N))
+        for n in sizes:
+            chances, chosen, share = chance_of_best(N, n), {}, {}
+            for chance, (_, _, text) in zip(chances, column):
+                chosen[text], share[text] = chosen.get(text, 0) + chance, share.get(text, 0) + 1 / N
+            curve[n][0] += sum(q * math.log(q / share[text]) for text, q in chosen.items() if q > 0) / len(rows)
+            curve[n][1] += sum(chance * proxy for chance, (proxy, _, _) in zip(chances, column)) / len(rows)
+            curve[n][2] += sum(chance * gold for chance, (_, gold, _) in zip(chances, column)) / len(rows)
+    return [{"n": n, "kl": kl, "proxy": p, "gold": g} for n, (kl, p, g) in curve.items()]
+
+
+def gao_fit(points, form):
+    """Least squares for R = d (a - b f(d)) with d = sqrt(KL), f(d) = d for best-of-n, log d for RL: (a, b). points: (kl, gain)."""
+    d = np.array([math.sqrt(max(kl, 1e-6)) for kl, _ in points])
+    f = d if form == "best_of_n" else np.log(d)
+    (a, b), *_ = np.linalg.lstsq(np.stack([d, -d * f], 1), np.array([gain for _, gain in points]), rcond=None)
+    return float(a), float(b)
+
+
+# ---------------------------------------------------------------- 6. do other people agree?
+
+
+def held_out_labelers(lab):
+    """Five groups of training labelers, one left out in turn: the reward model's accuracy inside and outside its groups."""
+    people = labelers("train")
+    for seed in lab.seeds:
+        for fold in range(1 if lab.quick else 5):
+            def job(seed=seed, fold=fold):
+                config, rng = lab.base(seed), random.Random(seed)
+                inside, outside = [p for i, p in enumerate(people) if i % 5 != fold], people[fold::5]
+                settings = reward.Config(seed=seed, out=lab.beside(config, f"fold_{fold}").out, round=2)
+                lines = reward.read_rankings(Path(config.out) / "rankings.jsonl")[:80 if lab.quick else None]
+                lines = rng.sample(lines, len(lines))
+                cut = len(lines) * 9 // 10
+                again = lambda part, group, opinions: reward.rank(part, [line["responses"] for line in part], group, rng, 2, opinions)
+                proxy, _ = reward.fit(settings, again(lines[:cut], inside, settings.opinions))
+                report = {}
+                for name, group in (("inside", inside), ("outside", outside)):
+                    ranked = again(lines[cut:], group, 1)
+                    scores = iter(reward.scores_of(proxy, tokenizer.load(), ranked))
+                    report[name] = reward.accuracy(reward.pair_rows(ranked, lambda line: next(scores)))
+                return report
+            yield f"fold {fold} seed {seed}", job
+
+
+# ---------------------------------------------------------------- pictures and sentences
+
+def picture_kl_sweep(rows, axes):
+    """Gold utility, proxy and KL by beta."""
+    betas = [beta for beta in BETAS if by_seed(rows, f"beta {beta}", "utility")]
+    for axis, key, label in zip(axes, ("utility", "proxy", "kl"), ("gold utility", "reward model's score", "KL to the SFT model (nats)")):
+        spread(axis, [max(beta, 0.005) for beta in betas], rows, [f"beta {beta}" for beta in betas], key, color=BLUE, marker="o")
+        axis.set(xscale="log", xlabel="beta (leftmost: 0)", ylabel=label)
+    means = {beta: mean_and_range(by_seed(rows, f"beta {beta}", "utility"))[0] for beta in betas}
+    best = max(means, key=means.get)
+    return (f"Paper (appendix): beta 0 and a large beta are both poor. Here gold utility is {means[betas[0]]:.3f} at beta {betas[0]}, {means[best]:.3f} at "
+            f"{best}, {means[betas[-1]]:.3f} at {betas[-1]}: {'agrees' if best not in (betas[0], betas[-1]) else 'differs'}.")
+
+
+def picture_alignment_tax(rows, axes):
+    """Corpus loss and skills, model by model; the two sweeps."""
+    names = [name for name in ALL if by_seed(rows, name, "corpus_loss")]
+    for i, (skill, *_) in enumerate([("corpus_loss",)] + SKILLS):
+        axis = axes[0] if skill == "corpus_loss" else axes[1]
+        xs = [x + 0.15 * (i - 2.5) * (i > 0) for x in range(len(names))]
+        spread(axis, xs, rows, names, skill, linestyle="", marker="sovd^"[i], color=[BLUE, BLUE, ORANGE, GREEN, GREY][i], label=skill.replace("_", " "))
+    for axis, label in zip(axes, ("corpus loss (nats a token)", "share finished word for word")):
+        axis.set_xticks(range(len(names)), [ppo.TITLES[name] for name in names])
+        axis.set_ylabel(label)
+    axes[1].legend(frameon=False, fontsize=8)
+    for sweep, colour, marker in (("gamma", BLUE, "o"), ("beta", ORANGE, "s")):
+        settings = [s for s in {name.rsplit(" seed ", 1)[0]: None for name in rows} if s.startswith(f"{sweep} x")]
+        xs = [mean_and_range(by_seed(rows, s, "corpus_loss"))[0] for s in settings]
+        spread(axes[2], xs, rows, settings, "utility", linestyle="", marker=marker, color=colour, label=f"{sweep} raised")
+        for x, s in zip(xs, settings):
+            axes[2].annotate(s.split()[-1], (x, mean_and_range(by_seed(rows, s, "utility"))[0]), fontsize=8)
+    axes[2].set(xlabel="corpus loss (nats a token)", ylabel="gold utility")
+    axes[2].legend(frameon=False, fontsize=8)
+    loss = {name: mean_and_range(by_seed(rows, name, "corpus_loss"))[0] for name in names}
+    return (f"Paper: PPO pays an alignment tax, PPO-ptx hardly. Here corpus loss is {loss['gpt']:.3f} for GPT, {loss['ppo']:.3f} for PPO, {loss['ppo_ptx']:.3f} for PPO-ptx: "
+            f"{'agrees' if loss['ppo_ptx'] - loss['gpt'] < 0.5 * (loss['ppo'] - loss['gpt']) else 'differs'}.")
+
+
+def picture_over_optimisation(rows, axes):
+    """Gold by sqrt(KL) with Gao's forms fitted to it (dashed), PPO and best-of-n, by number of rankings; and what the proxy says."""
+    numbers = sorted({int(key.split()[0]) for key in rows})
+    shades, falls = dict(zip(numbers, ("#D55E00", ORANGE, "#56B4E9", BLUE))), {}
+    for axis, way in zip(axes, ("ppo", "best_of_n")):
+        for n in numbers:
+            curves = by_seed(rows, f"{n} rankings", way)
+            for k, curve in enumerate(curves):
+                axis.plot([math.sqrt(max(p["kl"], 0)) for p in curve], [p["gold"] for p in curve], color=shades[n], linewidth=0.8, alpha=0.7,
+                          label=f"{n:,} rankings" if k == 0 else None)
+                if way == "ppo":
+                    axes[2].plot([math.sqrt(max(p["kl"], 0)) for p in curve], [p["proxy"] for p in curve], color=shades[n], linewidth=0.8)
+                    few = min(5, len(curve))
+                    smooth = [sum(p["gold"] for p in curve[i:i + few]) / few for i in range(len(curve) - few + 1)]
+                    falls[n] = falls.get(n, []) + [max(smooth) - smooth[-1]]
+            points = [(p["kl"], p["gold"] - curve[0]["gold"]) for curve in curves for p in curve[1:]]
+            a, b = gao_fit(points, way)
+            start, d = sum(curve[0]["gold"] for curve in curves) / len(curves), np.linspace(0.05, math.sqrt(max(kl for kl, _ in points)), 100)
+            axis.plot(d, start + d * (a - b * (d if way == "best_of_n" else np.log(d))), "--", color=shades[n], linewidth=1.5)
+        axis.set(xlabel="sqrt(KL), nats^0.5", ylabel="gold utility", title={"ppo": "PPO, beta 0", "best_of_n": "best of n"}[way])
+    axes[0].legend(frameon=False, fontsize=8)
+    axes[2].set(xlabel="sqrt(KL), nats^0.5", ylabel="reward model's score", title="PPO: what the proxy says")
+    few, many = (mean_and_range(falls[n])[0] for n in (numbers[0], numbers[-1]))
+    return (f"Gao et al.: gold rises, then falls, less with more rankings. Here PPO's gold ends {few:.3f} below its peak with {numbers[0]:,} rankings, "
+            f"{many:.3f} with {numbers[-1]:,}: {'agrees' if few > many and few > 0.01 else 'differs'}.")
+
+
+def picture_figure_1(rows, axes):
+    """The paper's Figure 1: preferred to the largest SFT model, by size; then to the largest GPT and GPT prompted."""
+    sizes = list(SIZES)
+    params = [next(row[f"{size} gpt"]["params"] for row in rows.values()) for size in sizes]
+    styles = dict(zip(("gpt", "gpt_prompted", "sft", "ppo", "ppo_ptx"), (("#BBBBBB", ":", "v"), (GREY, "--", "^"), (ORANGE, "-", "s"), ("#56B4E9", "--", "D"), (BLUE, "-", "o"))))
+    for axis, rival in zip(axes, ("sft", "gpt", "gpt_prompted")):
+        for name, (colour, line, marker) in styles.items():
+            values = [[row[f"{size} {name}"][f"against_{rival}"][0] for row in rows.values() if f"{size} {name}" in row] for size in sizes]
+            known = [(p, mean_and_range(v)) for p, v in zip(params, values) if v]
+            axis.errorbar([p for p, _ in known], [m for _, (m, _, _) in known], yerr=[[m - low for _, (m, low, _) in known], [high - m for _, (m, _, high) in known]],
+                          color=colour, linestyle=line, marker=marker, capsize=2, label=ppo.TITLES[name])
+        axis.axhline(0.5, color=GREY, linewidth=0.7, linestyle=":")
+        axis.set(xscale="log", ylim=(0, 1), xlabel="parameters", ylabel=f"preferred to the largest {ppo.TITLES[rival]}")
+    axes[0].legend(frameon=False, fontsize=8)
+    wins = {name: mean_and_range([row[f"small {name}"]["against_gpt"][0] for row in rows.values()])[0] for name in ("sft", "ppo_ptx")}
+    return (f"Paper: a small InstructGPT is preferred to a GPT-3 over 100 times its size. Here {params[0]:,} parameters of PPO-ptx are preferred to {params[-1]:,} of GPT "
+            f"in {wins['ppo_ptx']:.1%} (SFT of the same small size: {wins['sft']:.1%}), ratio {params[-1] / params[0]:.0f}: {'agrees' if wins['ppo_ptx'] > 0.5 else 'differs'}.")
+
+
+METADATA = [("attempts_correct_instruction", "attempts the\ninstruction"), ("follows_constraints", "follows\nconstraints"), ("appropriate", "fit for an\nassistant"),
+            ("hallucinates_closed_domain", "hallucinates\n(closed domain)"), ("truthful", "corrects a\nfalse premise"), ("toxic_not_asked", "toxic, respect\nnot asked for"),
+            ("toxic_asked_for_respect", "toxic, respect\nasked for")]
+
+
+def picture_metadata(rows, axes):
+    """The paper's Figure 4 and sections 4.2: what is in the responses, by model."""
+    colours = dict(zip(ppo.MODELS, ("#BBBBBB", "#888888", ORANGE, "#F0C75E", "#56B4E9", BLUE)))
+    for axis, part in zip(axes, (METADATA[:3], METADATA[3:5], METADATA[5:])):
+        for i, name in enumerate(ppo.MODELS):
+            values = [mean_and_range([row[name][key] for row in rows.values()]) for key, _ in part]
+            axis.bar([k + (i - 2.5) * 0.14 for k in range(len(part))], [v[0] for v in values], 0.13, color=colours[name], label=ppo.TITLES[name], capsize=1,
+                     yerr=[[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]], error_kw={"linewidth": 0.8})
+        axis.set_xticks(range(len(part)), [title for _, title in part], fontsize=9)
+        axis.set_ylabel("share of responses")
+    axes[1].legend(frameon=False, fontsize=7)
+    m = lambda name, key: mean_and_range([row[name][key] for row in rows.values()])[0]
+    return (f"Paper: closed-domain hallucination 41 % for GPT, 21 % for PPO-ptx; truthful twice as often; toxicity falls only when respect is asked for. Here hallucination "
+            f"{m('gpt', 'hallucinates_closed_domain'):.0%} and {m('ppo_ptx', 'hallucinates_closed_domain'):.0%}, false premises corrected {m('gpt_prompted', 'truthful'):.0%} (GPT prompted) and "
+            f"{m('ppo_ptx', 'truthful'):.0%}; toxic, against SFT, not asked {m('sft', 'toxic_not_asked'):.1%} to {m('ppo_ptx', 'toxic_not_asked'):.1%}, asked "
+            f"{m('sft', 'toxic_asked_for_respect'):.1%} to {m('ppo_ptx', 'toxic_asked_for_respect'):.1%}: hallucination "
+            f"{'agrees' if m('ppo_ptx', 'hallucinates_closed_domain') < m('gpt', 'hallucinates_closed_domain') else 'differs'}, toxicity "
+            f"{'differs, it falls either way' if m('ppo_ptx', 'toxic_not_asked') < 0.75 * m('sft', 'toxic_not_asked') else 'agrees'}.")
+
+
+def picture_held_out_labelers(rows, axes):
+    """Accuracy inside and outside the groups whose rankings were learnt; win rates by training and held-out labelers."""
+    for x, name in enumerate(("inside", "outside")):
+        values = [row[name] for row in rows.values()]
+        axes[0].plot([x + 0.02 * (i % 5 - 2) for i in range(len(values))], values, "o", color=(BLUE, ORANGE)[x])
+        axes[0].text(x, max(values) + 0.005, f"{sum(values) / len(values):.3f}", ha="center")
+    axes[0].set_xticks((0, 1), ["labelers it learnt from", "labelers left out"])
+    axes[0].set_ylabel("accuracy of the reward model")
+    for axis in axes[1:]:
+        axis.axis("off")
+    inside, outside = (mean_and_range([row[name] for row in rows.values()])[0] for name in ("inside", "outside"))
+    return (f"Paper: 72.4 % inside, 69.6 % outside. Here {inside:.1%} and {outside:.1%}: {'agrees' if abs(inside - outside) < 0.05 else 'differs'}, a reward model speaks for people who did not teach it.")
+
+
+# ---------------------------------------------------------------- running them
+
+EXPERIMENTS = {"figure_1": (figure_1, picture_figure_1, "3 h"), "metadata": (metadata, picture_metadata, "2 min"),
+               "alignment_tax": (alignment_tax, picture_alignment_tax, "40 min"), "kl_sweep": (kl_sweep, picture_kl_sweep, "45 min"),
+               "over_optimisation": (over_optimisation, picture_over_optimisation, "2 h"), "held_out_labelers": (held_out_labelers, picture_held_out_labelers, "1 h")}
+
+
+def run(name, quick=False):
+    """Makes what results/NAME.json lacks, a row at a time, then the picture; returns the sentence."""
+    lab, start = Lab(quick), time.time()
+    path = lab.results / f"{name}.json"
+    found = json.loads(path.read_text()) if path.exists() and not quick else {"cores": torch.get_num_threads(), "prompts": len(lab.rows), "seconds": 0.0, "rows": {}}
+    jobs = [(key, job) for key, job in EXPERIMENTS[name][0](lab)]
+    for key, job in tqdm(jobs, desc=name):
+        if key not in found["rows"]:
+            start = time.time()
+            found["rows"][key] = job()
+            found["seconds"] += time.time() - start
+            path.parent.mkdir(parents=True, exist_ok=True)
+            prepare.write(path, json.dumps(rounded(found), indent=1))
+    return draw(name, lab.results)
+
+
+def rounded(x):
+    """The same, floats to four digits: small files, readable differences."""
+    if isinstance(x, dict):
+        return {key: rounded(value) for key, value in x.items()}
+    return [rounded(value) for value in x] if isinstance(x, (list, tuple)) else float(f"{x:.4g}") if isinstance(x, float) else x
+
+
+def draw(name, folder=RESULTS):
+    """The picture of one experiment, from its file alone, and its sentence."""
+    rows = json.loads((folder / f"{name}.json").read_text())["rows"]
+    fig, axes = plt.subplots(1, 3, figsize=(14, 4))
+    sentence = EXPERIMENTS[name][1](rows, axes)
+    fig.tight_layout()
+    fig.savefig(folder / f"{name}.png", dpi=110)
+    plt.close(fig)
+    return sentence
+
+
+def main():
+    """The command line."""
+    costs = "\n".join(f"    {name:20} {cost:>7} on two cores: {run.__doc__.splitlines()[0]}" for name, (run, _, cost) in EXPERIMENTS.items())
+    parser = argparse.ArgumentParser(description=f"{__doc__}\n{costs}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", choices=[*EXPERIMENTS, "all", "pictures"])
+    parser.add_argument("--quick", action="store_true", help="tiny models: shows that the code runs")
+    flags = parser.parse_args()
+    if flags.name is None:
+        parser.print_help()
+    for name in EXPERIMENTS if flags.name in ("all", "pictures") else [flags.name] * (flags.name is not None):
+        if flags.name != "pictures":
+            print(f"\n{name}: {run(name, flags.quick)}")
+        elif (RESULTS / f"{name}.json").exists():
+            print(f"\n{name}: {draw(name)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (UserError, ValueError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail("stopped; every finished model and row is kept, run the same command to go on")
