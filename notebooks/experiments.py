@@ -122,7 +122,8 @@ def spread(axis, xs, rows, settings, key, **style):
 # ---------------------------------------------------------------- 1. Figure 1: does a small aligned model beat a large raw one?
 
 # Parameters: 75,040, 273,792 and 7,540,992, a hundred times the smallest. Large models learn faster a step, so fewer are enough.
-SIZES = {"small": dict(n_layer=3, n_head=2, n_embd=32), "medium": {}, "large": dict(n_layer=4, n_head=6, n_embd=384, steps=2_000, lr=0.003, lr_rest=1e-3)}
+SIZES = {"small": dict(n_layer=3, n_head=2, n_embd=32), "medium": {},
+         "large": dict(n_layer=4, n_head=6, n_embd=384, steps=2_000, lr=0.003, lr_rest=1e-3)}
 ALL, ONE = ("gpt", "sft", "ppo", "ppo_ptx"), ("gpt",)
 
 
@@ -162,24 +163,30 @@ def grow(lab, size, seed, wanted):
 def figure_1(lab):
     """Answers of every model at every size, judged by held-out labelers against the largest SFT model's and the largest GPT's."""
     for seed in lab.seeds:
-        def job(seed=seed):
-            large = ALL if seed == lab.seeds[0] else ONE
-            configs = {size: grow(lab, size, seed, large if size == "large" else ALL) for size in SIZES}
-            rival = grow(lab, "large", lab.seeds[0], ALL)
-            generator, rng, people = torch.Generator().manual_seed(seed), random.Random(seed), labelers("held_out")
-            load = lambda config, name: load_model(Path(config.out) / f"{name}.pt")
-            rivals = {name: ppo.answer(name, load(rival if name == "sft" else configs["large"], file), lab.rows, generator)
-                      for name, file in (("sft", "sft"), ("gpt", "gpt"), ("gpt_prompted", "gpt"))}
-            row = {}
-            for size, config in configs.items():
-                for name, file in (("gpt", "gpt"), ("gpt_prompted", "gpt"), ("sft", "sft"), ("ppo", "ppo"), ("ppo_ptx", "ppo_ptx")):
-                    if file in (large if size == "large" else ALL):
-                        policy = load(config, file)
-                        ours = ppo.answer(name, policy, lab.rows, generator)
-                        row[f"{size} {name}"] = {"params": sum(p.numel() for p in policy.parameters()), "utility": ppo.mean_of(v.utility for v in ppo.judged(lab.rows, ours)),
-                                                 **{f"against_{rival}": ppo.preference(lab.rows, ours, theirs, rng, people) for rival, theirs in rivals.items()}}
-            return row
-        yield f"seed {seed}", job
+        yield f"seed {seed}", lambda seed=seed: compare_sizes(lab, seed)
+
+
+WRITERS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft", "ppo": "ppo", "ppo_ptx": "ppo_ptx"}       # who writes, from which checkpoint
+
+
+def compare_sizes(lab, seed):
+    """{"SIZE WRITER": its parameters, utility, and how often it is preferred to each rival}. The largest size is aligned once only."""
+    first, generator, rng, people = lab.seeds[0], torch.Generator().manual_seed(seed), random.Random(seed), labelers("held_out")
+    wanted = {size: ONE if size == "large" and seed != first else ALL for size in SIZES}
+    configs = {size: grow(lab, size, seed, wanted[size]) for size in SIZES}
+
+    def answers(config, name):
+        policy = load_model(Path(config.out) / f"{WRITERS[name]}.pt")
+        return policy, ppo.answer(name, policy, lab.rows, generator)
+
+    rivals = {"sft": answers(grow(lab, "large", first, ALL), "sft")[1], **{name: answers(configs["large"], name)[1] for name in ("gpt", "gpt_prompted")}}
+    row = {}
+    for size, config in configs.items():
+        for name in [name for name, file in WRITERS.items() if file in wanted[size]]:
+            policy, ours = answers(config, name)
+            row[f"{size} {name}"] = {f"against_{rival}": ppo.preference(lab.rows, ours, theirs, rng, people) for rival, theirs in rivals.items()}
+            row[f"{size} {name}"] |= {"params": sum(p.numel() for p in policy.parameters()), "utility": ppo.mean_of(v.utility for v in ppo.judged(lab.rows, ours))}
+    return row
 
 
 # ---------------------------------------------------------------- 2. Figure 4, hallucination, truthfulness, toxicity
@@ -206,7 +213,8 @@ def with_truthfulness(lab, config):
 
 # ---------------------------------------------------------------- 3. the alignment tax
 
-SKILLS = [("backwards", corpus.pairs, "Backwards:"), ("then", corpus.pairs, "Then:"), ("other words", corpus.restated, "In other words:"), ("questions", corpus.retold, "What of")]
+SKILLS = [("backwards", corpus.pairs, "Backwards:"), ("then", corpus.pairs, "Then:"), ("other words", corpus.restated, "In other words:"),
+          ("questions", corpus.retold, "What of")]
 
 
 def skill_accuracy(policy, make, mark, n, seed):
@@ -366,8 +374,8 @@ def picture_kl_sweep(rows, axes):
         axis.set(xscale="log", xlabel="beta (leftmost: 0)", ylabel=label)
     means = {beta: mean_and_range(by_seed(rows, f"beta {beta}", "utility"))[0] for beta in betas}
     best = max(means, key=means.get)
-    return (f"Paper (appendix): beta 0 and a large beta are both poor. Here gold utility is {means[betas[0]]:.3f} at beta {betas[0]}, {means[best]:.3f} at "
-            f"{best}, {means[betas[-1]]:.3f} at {betas[-1]}: {'agrees' if best not in (betas[0], betas[-1]) else 'differs'}.")
+    return (f"Paper (PPO-ptx): beta 0 and a large beta are both poor. Here (PPO) gold utility is {means[betas[0]]:.3f} at beta {betas[0]}, "
+            f"{means[best]:.3f} at {best}, {means[betas[-1]]:.3f} at {betas[-1]}: {'agrees' if best not in (betas[0], betas[-1]) else 'differs'}.")
 
 
 def picture_alignment_tax(rows, axes):
@@ -376,7 +384,7 @@ def picture_alignment_tax(rows, axes):
     for i, (skill, *_) in enumerate([("corpus_loss",)] + SKILLS):
         axis = axes[0] if skill == "corpus_loss" else axes[1]
         xs = [x + 0.15 * (i - 2.5) * (i > 0) for x in range(len(names))]
-        spread(axis, xs, rows, names, skill, linestyle="", marker="sovd^"[i], color=[BLUE, BLUE, ORANGE, GREEN, GREY][i], label=skill.replace("_", " "))
+        spread(axis, xs, rows, names, skill, linestyle="", marker="sovd^"[i], color=(BLUE, BLUE, ORANGE, GREEN, GREY)[i], label=skill.replace("_", " "))
     for axis, label in zip(axes, ("corpus loss (nats a token)", "share finished word for word")):
         axis.set_xticks(range(len(names)), [ppo.TITLES[name] for name in names])
         axis.set_ylabel(label)
@@ -390,8 +398,8 @@ def picture_alignment_tax(rows, axes):
     axes[2].set(xlabel="corpus loss (nats a token)", ylabel="gold utility")
     axes[2].legend(frameon=False, fontsize=8)
     loss = {name: mean_and_range(by_seed(rows, name, "corpus_loss"))[0] for name in names}
-    return (f"Paper: PPO pays an alignment tax, PPO-ptx hardly. Here corpus loss is {loss['gpt']:.3f} for GPT, {loss['ppo']:.3f} for PPO, {loss['ppo_ptx']:.3f} for PPO-ptx: "
-            f"{'agrees' if loss['ppo_ptx'] - loss['gpt'] < 0.5 * (loss['ppo'] - loss['gpt']) else 'differs'}.")
+    return (f"Paper: PPO pays an alignment tax, PPO-ptx hardly. Here corpus loss is {loss['gpt']:.3f} for GPT, {loss['ppo']:.3f} for PPO, "
+            f"{loss['ppo_ptx']:.3f} for PPO-ptx: {'agrees' if loss['ppo_ptx'] - loss['gpt'] < 0.5 * (loss['ppo'] - loss['gpt']) else 'differs'}.")
 
 
 def picture_over_optimisation(rows, axes):
@@ -425,23 +433,26 @@ def picture_figure_1(rows, axes):
     """The paper's Figure 1: preferred to the largest SFT model, by size; then to the largest GPT and GPT prompted."""
     sizes = list(SIZES)
     params = [next(row[f"{size} gpt"]["params"] for row in rows.values()) for size in sizes]
-    styles = dict(zip(("gpt", "gpt_prompted", "sft", "ppo", "ppo_ptx"), (("#BBBBBB", ":", "v"), (GREY, "--", "^"), (ORANGE, "-", "s"), ("#56B4E9", "--", "D"), (BLUE, "-", "o"))))
+    styles = dict(zip(WRITERS, (("#BBBBBB", ":", "v"), (GREY, "--", "^"), (ORANGE, "-", "s"), ("#56B4E9", "--", "D"), (BLUE, "-", "o"))))
     for axis, rival in zip(axes, ("sft", "gpt", "gpt_prompted")):
         for name, (colour, line, marker) in styles.items():
             values = [[row[f"{size} {name}"][f"against_{rival}"][0] for row in rows.values() if f"{size} {name}" in row] for size in sizes]
             known = [(p, mean_and_range(v)) for p, v in zip(params, values) if v]
-            axis.errorbar([p for p, _ in known], [m for _, (m, _, _) in known], yerr=[[m - low for _, (m, low, _) in known], [high - m for _, (m, _, high) in known]],
-                          color=colour, linestyle=line, marker=marker, capsize=2, label=ppo.TITLES[name])
+            errors = [[m - low for _, (m, low, _) in known], [high - m for _, (m, _, high) in known]]
+            axis.errorbar([p for p, _ in known], [m for _, (m, _, _) in known], yerr=errors, color=colour, linestyle=line, marker=marker, capsize=2,
+                          label=ppo.TITLES[name])
         axis.axhline(0.5, color=GREY, linewidth=0.7, linestyle=":")
         axis.set(xscale="log", ylim=(0, 1), xlabel="parameters", ylabel=f"preferred to the largest {ppo.TITLES[rival]}")
     axes[0].legend(frameon=False, fontsize=8)
     wins = {name: mean_and_range([row[f"small {name}"]["against_gpt"][0] for row in rows.values()])[0] for name in ("sft", "ppo_ptx")}
-    return (f"Paper: a small InstructGPT is preferred to a GPT-3 over 100 times its size. Here {params[0]:,} parameters of PPO-ptx are preferred to {params[-1]:,} of GPT "
-            f"in {wins['ppo_ptx']:.1%} (SFT of the same small size: {wins['sft']:.1%}), ratio {params[-1] / params[0]:.0f}: {'agrees' if wins['ppo_ptx'] > 0.5 else 'differs'}.")
+    return (f"Paper: a small InstructGPT is preferred to a GPT-3 over 100 times its size. Here PPO-ptx of {params[0]:,} parameters is preferred to GPT of "
+            f"{params[-1]:,}, {params[-1] / params[0]:.0f} times as many, in {wins['ppo_ptx']:.1%} (SFT of the small size: {wins['sft']:.1%}): "
+            f"{'agrees' if wins['ppo_ptx'] > 0.5 else 'differs'}.")
 
 
-METADATA = [("attempts_correct_instruction", "attempts the\ninstruction"), ("follows_constraints", "follows\nconstraints"), ("appropriate", "fit for an\nassistant"),
-            ("hallucinates_closed_domain", "hallucinates\n(closed domain)"), ("truthful", "corrects a\nfalse premise"), ("toxic_not_asked", "toxic, respect\nnot asked for"),
+METADATA = [("attempts_correct_instruction", "attempts the\ninstruction"), ("follows_constraints", "follows\nconstraints"),
+            ("appropriate", "fit for an\nassistant"), ("hallucinates_closed_domain", "hallucinates\n(closed domain)"),
+            ("truthful", "corrects a\nfalse premise"), ("toxic_not_asked", "toxic, respect\nnot asked for"),
             ("toxic_asked_for_respect", "toxic, respect\nasked for")]
 
 
@@ -451,18 +462,17 @@ def picture_metadata(rows, axes):
     for axis, part in zip(axes, (METADATA[:3], METADATA[3:5], METADATA[5:])):
         for i, name in enumerate(ppo.MODELS):
             values = [mean_and_range([row[name][key] for row in rows.values()]) for key, _ in part]
-            axis.bar([k + (i - 2.5) * 0.14 for k in range(len(part))], [v[0] for v in values], 0.13, color=colours[name], label=ppo.TITLES[name], capsize=1,
-                     yerr=[[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]], error_kw={"linewidth": 0.8})
+            axis.bar([k + (i - 2.5) * 0.14 for k in range(len(part))], [v[0] for v in values], 0.13, color=colours[name], label=ppo.TITLES[name],
+                     capsize=1, yerr=[[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]], error_kw={"linewidth": 0.8})
         axis.set_xticks(range(len(part)), [title for _, title in part], fontsize=9)
         axis.set_ylabel("share of responses")
     axes[1].legend(frameon=False, fontsize=7)
-    m = lambda name, key: mean_and_range([row[name][key] for row in rows.values()])[0]
-    return (f"Paper: closed-domain hallucination 41 % for GPT, 21 % for PPO-ptx; truthful twice as often; toxicity falls only when respect is asked for. Here hallucination "
-            f"{m('gpt', 'hallucinates_closed_domain'):.0%} and {m('ppo_ptx', 'hallucinates_closed_domain'):.0%}, false premises corrected {m('gpt_prompted', 'truthful'):.0%} (GPT prompted) and "
-            f"{m('ppo_ptx', 'truthful'):.0%}; toxic, against SFT, not asked {m('sft', 'toxic_not_asked'):.1%} to {m('ppo_ptx', 'toxic_not_asked'):.1%}, asked "
-            f"{m('sft', 'toxic_asked_for_respect'):.1%} to {m('ppo_ptx', 'toxic_asked_for_respect'):.1%}: hallucination "
-            f"{'agrees' if m('ppo_ptx', 'hallucinates_closed_domain') < m('gpt', 'hallucinates_closed_domain') else 'differs'}, toxicity "
-            f"{'differs, it falls either way' if m('ppo_ptx', 'toxic_not_asked') < 0.75 * m('sft', 'toxic_not_asked') else 'agrees'}.")
+    hallucinates, truthful, rude, rude_asked = ({name: mean_and_range([row[name][key] for row in rows.values()])[0] for name in ppo.MODELS}
+                                                for key in ("hallucinates_closed_domain", "truthful", "toxic_not_asked", "toxic_asked_for_respect"))
+    return (f"Paper: closed-domain hallucination 41 % for GPT, 21 % for PPO-ptx; toxicity falls only where respect is asked for. Here hallucination "
+            f"{hallucinates['gpt']:.0%} and {hallucinates['ppo_ptx']:.0%} ({'agrees' if hallucinates['ppo_ptx'] < hallucinates['gpt'] else 'differs'}); false premises "
+            f"corrected: SFT {truthful['sft']:.0%}, PPO-ptx {truthful['ppo_ptx']:.0%}; toxic, SFT to PPO-ptx, {rude['sft']:.1%} to {rude['ppo_ptx']:.1%} not asked, "
+            f"{rude_asked['sft']:.1%} to {rude_asked['ppo_ptx']:.1%} asked ({'differs: it falls either way' if rude['ppo_ptx'] < 0.75 * rude['sft'] else 'agrees'}).")
 
 
 def picture_held_out_labelers(rows, axes):
@@ -476,7 +486,8 @@ def picture_held_out_labelers(rows, axes):
     for axis in axes[1:]:
         axis.axis("off")
     inside, outside = (mean_and_range([row[name] for row in rows.values()])[0] for name in ("inside", "outside"))
-    return (f"Paper: 72.4 % inside, 69.6 % outside. Here {inside:.1%} and {outside:.1%}: {'agrees' if abs(inside - outside) < 0.05 else 'differs'}, a reward model speaks for people who did not teach it.")
+    return (f"Paper: 72.4 % inside the groups whose rankings were learnt, 69.6 % outside. Here {inside:.1%} and {outside:.1%}: "
+            f"{'agrees' if 0 <= inside - outside < 0.05 else 'differs'}.")
 
 
 # ---------------------------------------------------------------- running them
@@ -490,7 +501,9 @@ def run(name, quick=False):
     """Makes what results/NAME.json lacks, a row at a time, then the picture; returns the sentence."""
     lab, start = Lab(quick), time.time()
     path = lab.results / f"{name}.json"
-    found = json.loads(path.read_text()) if path.exists() and not quick else {"cores": torch.get_num_threads(), "prompts": len(lab.rows), "seconds": 0.0, "rows": {}}
+    found = {"cores": torch.get_num_threads(), "prompts": len(lab.rows), "seconds": 0.0, "rows": {}}
+    if path.exists() and not quick:
+        found = json.loads(path.read_text())
     jobs = [(key, job) for key, job in EXPERIMENTS[name][0](lab)]
     for key, job in tqdm(jobs, desc=name):
         if key not in found["rows"]:
