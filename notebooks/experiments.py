@@ -371,7 +371,7 @@ def picture_kl_sweep(rows, axes):
     betas = [beta for beta in BETAS if by_seed(rows, f"beta {beta}", "utility")]
     for axis, key, label in zip(axes, ("utility", "proxy", "kl"), ("gold utility", "reward model's score", "KL to the SFT model (nats)")):
         spread(axis, [max(beta, 0.005) for beta in betas], rows, [f"beta {beta}" for beta in betas], key, color=BLUE, marker="o")
-        axis.set(xscale="log", xlabel="beta (leftmost: 0)", ylabel=label)
+        axis.set(xscale="log", xlabel="beta (leftmost point: 0)", ylabel=label)
     means = {beta: mean_and_range(by_seed(rows, f"beta {beta}", "utility"))[0] for beta in betas}
     best = max(means, key=means.get)
     return (f"Paper (PPO-ptx): beta 0 and a large beta are both poor. Here (PPO) gold utility is {means[betas[0]]:.3f} at beta {betas[0]}, "
@@ -385,21 +385,26 @@ def picture_alignment_tax(rows, axes):
         axis = axes[0] if skill == "corpus_loss" else axes[1]
         xs = [x + 0.15 * (i - 2.5) * (i > 0) for x in range(len(names))]
         spread(axis, xs, rows, names, skill, linestyle="", marker="sovd^"[i], color=(BLUE, BLUE, ORANGE, GREEN, GREY)[i], label=skill.replace("_", " "))
-    for axis, label in zip(axes, ("corpus loss (nats a token)", "share finished word for word")):
+    axes[0].set_ylim(0)
+    for axis, label in zip(axes, ("corpus loss (nats a token)", "documents finished word for word (share)")):
         axis.set_xticks(range(len(names)), [ppo.TITLES[name] for name in names])
         axis.set_ylabel(label)
-    axes[1].legend(frameon=False, fontsize=8)
-    for sweep, colour, marker in (("gamma", BLUE, "o"), ("beta", ORANGE, "s")):
-        settings = [s for s in {name.rsplit(" seed ", 1)[0]: None for name in rows} if s.startswith(f"{sweep} x")]
-        xs = [mean_and_range(by_seed(rows, s, "corpus_loss"))[0] for s in settings]
-        spread(axes[2], xs, rows, settings, "utility", linestyle="", marker=marker, color=colour, label=f"{sweep} raised")
-        for x, s in zip(xs, settings):
-            axes[2].annotate(s.split()[-1], (x, mean_and_range(by_seed(rows, s, "utility"))[0]), fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc="lower right")
+    default = {("gamma", 0.0): "ppo", ("gamma", 1.0): "ppo_ptx", ("beta", 1.0): "ppo"}
+    for sweep, times, colour, marker in (("gamma", GAMMAS, BLUE, "o"), ("beta", (1.0, *RAISED), ORANGE, "s")):
+        points = [(t, s) for t in times if by_seed(rows, s := default.get((sweep, t), f"{sweep} x {t}"), "utility")]
+        xs = [mean_and_range(by_seed(rows, s, "corpus_loss"))[0] for _, s in points]
+        spread(axes[2], xs, rows, [s for _, s in points], "utility", linestyle="-", linewidth=0.7, marker=marker, color=colour,
+               label={"gamma": "gamma_ptx times", "beta": "beta times, without ptx"}[sweep])
+        for x, (t, s) in zip(xs, points):
+            axes[2].annotate(f"{t:g}", (x, mean_and_range(by_seed(rows, s, "utility"))[0]), (4, 5 if sweep == "gamma" else -12), textcoords="offset points", fontsize=8)
     axes[2].set(xlabel="corpus loss (nats a token)", ylabel="gold utility")
-    axes[2].legend(frameon=False, fontsize=8)
+    axes[2].legend(frameon=False, fontsize=8, loc="lower right")
     loss = {name: mean_and_range(by_seed(rows, name, "corpus_loss"))[0] for name in names}
-    return (f"Paper: PPO pays an alignment tax, PPO-ptx hardly. Here corpus loss is {loss['gpt']:.3f} for GPT, {loss['ppo']:.3f} for PPO, "
-            f"{loss['ppo_ptx']:.3f} for PPO-ptx: {'agrees' if loss['ppo_ptx'] - loss['gpt'] < 0.5 * (loss['ppo'] - loss['gpt']) else 'differs'}.")
+    raised = min(mean_and_range(values)[0] for t in RAISED if (values := by_seed(rows, f"beta x {t}", "corpus_loss")))
+    return (f"Paper: PPO pays an alignment tax, PPO-ptx hardly, and raising beta instead does not help. Here corpus loss is {loss['gpt']:.3f} for GPT, "
+            f"{loss['ppo']:.3f} for PPO, {loss['ppo_ptx']:.3f} for PPO-ptx ({'agrees' if loss['ppo_ptx'] - loss['gpt'] < 0.5 * (loss['ppo'] - loss['gpt']) else 'differs'}), "
+            f"{raised:.3f} at best with beta raised ({'agrees' if raised > loss['ppo_ptx'] else 'differs'}).")
 
 
 def picture_over_optimisation(rows, axes):

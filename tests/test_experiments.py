@@ -35,4 +35,6 @@ def test_every_committed_result_can_be_drawn_and_says_how_it_was_made(name, tmp_
     found = json.loads((experiments.RESULTS / f"{name}.json").read_text())
     assert found["cores"] > 0 and found["seconds"] > 0 and found["rows"]
     (tmp_path / f"{name}.json").write_text(json.dumps(found))
-    assert experiments.draw(name, tmp_path).endswith(".") and (tmp_path / f"{name}.png").stat().st_size > 10_000
+    sentence = experiments.draw(name, tmp_path)
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert sentence in (experiments.HERE.parent / "README.md").read_text(), "README tells another result than the committed file"
