@@ -297,7 +297,7 @@ def optimise_against(lab, seed, n):
     if not made(config, "ppo"):
         ppo.fit(config, "ppo", "reward", config.iterations, 0.0)
     log = [json.loads(line) for line in open(Path(config.out) / "ppo.jsonl")]
-    return {"ppo": [{"kl": row["kl_k3"], "proxy": row["score"], "gold": row["gold"]} for row in log],
+    return {"ppo": [{"kl": row["kl"], "proxy": row["score"], "gold": row["gold"]} for row in log],
             "best_of_n": best_of_n(lab, config, 8 if lab.quick else 64)}
 
 
@@ -540,7 +540,7 @@ def draw(name, folder=RESULTS):
 
 def main():
     """The command line."""
-    costs = "\n".join(f"    {name:20} {cost:>7} on two cores: {run.__doc__.splitlines()[0]}" for name, (run, _, cost) in EXPERIMENTS.items())
+    costs = "\n".join(f"    {name:20} {cost:>7} on two cores, about: {run.__doc__.splitlines()[0]}" for name, (run, _, cost) in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(description=f"{__doc__}\n{costs}", formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", choices=[*EXPERIMENTS, "all", "pictures"])
     parser.add_argument("--quick", action="store_true", help="tiny models: shows that the code runs")
