@@ -151,7 +151,7 @@ def batch_of(prompts, responses, pad, device):
 
 
 def by_length(lengths, size):
-    """Rows in parts of `size`, neighbours in length together, so that little padding is read: a list of LongTensors."""
+    """Rows in parts of `size`, neighbours in length together, so that little padding is read: a tuple of LongTensors."""
     return lengths.argsort(stable=True).split(size)
 
 
@@ -217,7 +217,7 @@ def update(batch, rows, policy, value_net, optimizers, config, documents=None):
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    change = (logprobs - batch["logprobs"]).detach()                                     # (b, R)
+    change = (logprobs - batch["logprobs"]).detach()                                    # (b, R)
     ratio = 1 + ((change.exp() - 1) * mask).abs().max()
     return dict(policy_loss=loss.item(), value_loss=v_loss.item(), ptx_loss=ptx_loss.item(), clip_fraction=clip_fraction.item(),
                 approx_kl=masked_mean(change.exp() - 1 - change, mask).item(), ratio=ratio.item(), grad_norm=grad_norm.item())
@@ -309,6 +309,8 @@ def trace(prompt, config=Config(), name="ppo_ptx"):
 # Two examples: with three, the longest evaluation prompt does not fit into the context.
 FEW_SHOT = [("Name two colours.", "I think of red and blue."), ("I am Ann. I lost my hat.", "I am sorry that you lost your hat, Ann.")]
 MODELS = ["gpt", "gpt_prompted", "sft", "sft_best_of_16", "ppo", "ppo_ptx"]
+CHECKPOINTS = {name: {"gpt_prompted": "gpt", "sft_best_of_16": "sft"}.get(name, name) for name in MODELS}        # whose weights write the answers
+COLOURS = dict(zip(MODELS, ("#BBBBBB", "#888888", ORANGE, "#F0C75E", "#56B4E9", BLUE)))
 TITLES = {"gpt": "GPT", "gpt_prompted": "GPT (prompted)", "sft": "SFT", "sft_best_of_16": "SFT best of 16", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 
 
@@ -401,10 +403,9 @@ def evaluate(config):
     closed = read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT) if config.split == "eval" else [r for r in rows if r["use_case"] in tasks.CLOSED_DOMAIN]
     reward_model, reference = load_reward_model(out / "reward.pt", device), load_model(out / "sft_mix.pt", device)
     documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)[1]
-    files = {"gpt_prompted": "gpt", "sft_best_of_16": "sft"}
     responses, entries = {}, {}
     for name in tqdm(MODELS, desc="evaluation"):
-        model = load_model(out / f"{files.get(name, name)}.pt", device)
+        model = load_model(out / f"{CHECKPOINTS[name]}.pt", device)
         responses[name] = answer(name, model, rows, generator, reward_model)
         kl = kl_to_reference(model, reference, rows[:300], generator) if name in ("sft", "ppo", "ppo_ptx") else None
         entries[name] = describe_model(model, rows, responses[name], closed, answer(name, model, closed, generator, reward_model), documents, kl)
@@ -494,10 +495,9 @@ def plot_dashboard(out):
 def plot_figures(out, results):
     """out/figures.png: the paper's Figure 1 (preference) and Figure 4 (metadata)."""
     fig, axes = plt.subplots(1, 2, figsize=(13, 4.4), width_ratios=(1, 1.5))
-    colours = dict(zip(MODELS, ("#BBBBBB", "#888888", ORANGE, "#F0C75E", "#56B4E9", BLUE)))
     for i, name in enumerate(MODELS):
         mean, low, high = results["models"][name]["win_rate_vs_sft"]
-        axes[0].bar(i, mean, yerr=[[mean - low], [high - mean]], color=colours[name], capsize=3)
+        axes[0].bar(i, mean, yerr=[[mean - low], [high - mean]], color=COLOURS[name], capsize=3)
         axes[0].text(i, mean + 0.03, f"{mean:.2f}", ha="center", fontsize=9)
     ceiling = results["ceiling_vs_sft"][0]
     axes[0].axhline(ceiling, color=GREEN, linestyle="--", linewidth=1, label="a perfect answerer")
@@ -508,7 +508,7 @@ def plot_figures(out, results):
     keys = [("attempts_correct_instruction", "attempts\nthe instruction"), ("follows_constraints", "follows\nconstraints"), ("appropriate", "fit for an\nassistant"),
             ("hallucinates_closed_domain", "hallucinates\n(closed domain)"), ("toxic", "toxic")]
     for i, name in enumerate(MODELS):
-        axes[1].bar([k + (i - 2.5) * 0.14 for k in range(len(keys))], [results["models"][name][key] or 0 for key, _ in keys], 0.13, color=colours[name], label=TITLES[name])
+        axes[1].bar([k + (i - 2.5) * 0.14 for k in range(len(keys))], [results["models"][name][key] or 0 for key, _ in keys], 0.13, color=COLOURS[name], label=TITLES[name])
     axes[1].set_xticks(range(len(keys)), [title for _, title in keys], fontsize=9)
     axes[1].set(ylim=(0, 1.18), ylabel="share of responses", title="Figure 4: what is in the responses")
     axes[1].legend(frameon=False, ncols=6, fontsize=7.5, loc="upper center")

@@ -304,6 +304,15 @@ def choose_sft(config, model, rows):
     return table
 
 
+def keep_best_sft(config, model, rows):
+    """Writes the SFT epoch that the reward model likes best to out/sft.pt: the baseline."""
+    table = choose_sft(config, model, rows)
+    epoch = max(table, key=lambda row: row[1])[0]
+    chosen = load_model(Path(config.out) / "sft_epochs" / f"{epoch}.pt")
+    save_checkpoint(Path(config.out) / "sft.pt", chosen, **stage_extra(config, "sft", made_from=["gpt", "reward_1"]), epoch=int(epoch), scores=table)
+    print(f"    the reward model likes SFT epoch {int(epoch)} best; it becomes {config.out}/sft.pt, the baseline")
+
+
 def plot(path, log, margins, table):
     """out/reward.png: the loss, the calibration, the SFT epochs."""
     fig, axes = plt.subplots(1, 3, figsize=(13, 3.8))
@@ -404,11 +413,7 @@ def train(config):
     extra = stage_extra(config, "reward", made_from=parents)
     if config.round == 1:
         save_checkpoint(Path(config.out) / f"{name}.pt", model, **extra)
-        table = choose_sft(config, model, valid[:500])
-        epoch = max(table, key=lambda row: row[1])[0]
-        chosen = load_model(Path(config.out) / "sft_epochs" / f"{epoch}.pt")
-        save_checkpoint(Path(config.out) / "sft.pt", chosen, **stage_extra(config, "sft", made_from=["gpt", "reward_1"]), epoch=int(epoch), scores=table)
-        print(f"    the reward model likes SFT epoch {int(epoch)} best; it becomes {config.out}/sft.pt, the baseline")
+        keep_best_sft(config, model, valid[:500])
     report, margins = measure(model, config, valid[:400])
     table = [tuple(row) for row in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]]
     plot(Path(config.out) / "reward.png", losses, margins, table)

@@ -89,17 +89,17 @@ class Lab:
         return dataclasses.replace(config, out=str(out))
 
 
-def describe(lab, config, path, reward_name="reward"):
+def describe(lab, config, path):
     """What one policy does with the evaluation prompts: results.json's entry, the mean proxy score, the win rate against SFT."""
-    device, rng, generator = model.set_up(config)
+    _, rng, generator = model.set_up(config)
     out, encoding = Path(config.out), tokenizer.load()
     policy, reference, baseline = (load_model(p) for p in (path, out / "sft_mix.pt", out / "sft.pt"))
     closed = read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT)
     documents = model.read_corpus(encoding, policy.config.block_size)[1]
-    responses, theirs = (ppo.answer("", m, lab.rows, generator) for m in (policy, baseline))
-    entry = ppo.describe_model(policy, lab.rows, responses, closed, ppo.answer("", policy, closed, generator), documents,
+    responses, theirs = (ppo.answer(name, m, lab.rows, generator) for name, m in (("ppo", policy), ("sft", baseline)))
+    entry = ppo.describe_model(policy, lab.rows, responses, closed, ppo.answer("ppo", policy, closed, generator), documents,
                                ppo.kl_to_reference(policy, reference, lab.rows[:300], generator))
-    scores = reward.score(reward.load_reward_model(out / f"{reward_name}.pt"), encoding, [(row["prompt"], r) for row, r in zip(lab.rows, responses)])
+    scores = reward.score(reward.load_reward_model(out / "reward.pt"), encoding, [(row["prompt"], r) for row, r in zip(lab.rows, responses)])
     return {**entry, "proxy": sum(scores) / len(scores), "win_rate_vs_sft": ppo.preference(lab.rows, responses, theirs, rng, labelers("held_out"))}
 
 
@@ -150,10 +150,8 @@ def grow(lab, size, seed, wanted):
     if wanted != ONE and not (out / "sft.pt").exists():
         for name in ("reward_1", "ppo_1", "reward"):
             shutil.copy(Path(base.out) / f"{name}.pt", out)
-        judge_model = reward.load_reward_model(out / "reward_1.pt")
-        table = reward.choose_sft(config, judge_model, read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500])
-        epoch = max(table, key=lambda row: row[1])[0]
-        model.save_checkpoint(out / "sft.pt", load_model(out / "sft_epochs" / f"{epoch}.pt"), **model.stage_extra(config, "sft", ["gpt", "reward_1"]))
+        valid = read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500]
+        reward.keep_best_sft(config, reward.load_reward_model(out / "reward_1.pt"), valid)
     for name, gamma in (("ppo", 0.0), ("ppo_ptx", config.gamma_ptx)):
         if name in wanted and not made(config, name):
             ppo.fit(config, name, "reward", config.iterations, gamma)
@@ -166,7 +164,7 @@ def figure_1(lab):
         yield f"seed {seed}", lambda seed=seed: compare_sizes(lab, seed)
 
 
-WRITERS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft", "ppo": "ppo", "ppo_ptx": "ppo_ptx"}       # who writes, from which checkpoint
+WRITERS = [name for name in ppo.MODELS if name != "sft_best_of_16"]
 
 
 def compare_sizes(lab, seed):
@@ -176,13 +174,13 @@ def compare_sizes(lab, seed):
     configs = {size: grow(lab, size, seed, wanted[size]) for size in SIZES}
 
     def answers(config, name):
-        policy = load_model(Path(config.out) / f"{WRITERS[name]}.pt")
+        policy = load_model(Path(config.out) / f"{ppo.CHECKPOINTS[name]}.pt")
         return policy, ppo.answer(name, policy, lab.rows, generator)
 
     rivals = {"sft": answers(grow(lab, "large", first, ALL), "sft")[1], **{name: answers(configs["large"], name)[1] for name in ("gpt", "gpt_prompted")}}
     row = {}
     for size, config in configs.items():
-        for name in [name for name, file in WRITERS.items() if file in wanted[size]]:
+        for name in [name for name in WRITERS if ppo.CHECKPOINTS[name] in wanted[size]]:
             policy, ours = answers(config, name)
             row[f"{size} {name}"] = {f"against_{rival}": ppo.preference(lab.rows, ours, theirs, rng, people) for rival, theirs in rivals.items()}
             row[f"{size} {name}"] |= {"params": sum(p.numel() for p in policy.parameters()), "utility": ppo.mean_of(v.utility for v in ppo.judged(lab.rows, ours))}
@@ -205,8 +203,7 @@ def with_truthfulness(lab, config):
     rows = [row for row in lab.rows if row["task"]["kind"] in ("yesno", "why")
             and row["task"]["value"] != town.fact(row["task"]["animal"], row["task"]["attribute"])]
     for name, entry in entries.items():
-        file = {"gpt_prompted": "gpt", "sft_best_of_16": "sft"}.get(name, name)
-        said = ppo.judged(rows, ppo.answer(name, load_model(Path(config.out) / f"{file}.pt"), rows, generator, judge_model))
+        said = ppo.judged(rows, ppo.answer(name, load_model(Path(config.out) / f"{ppo.CHECKPOINTS[name]}.pt"), rows, generator, judge_model))
         entry["truthful"] = ppo.mean_of(v.utility > 0.999 for v in said)
     return entries
 
@@ -238,14 +235,15 @@ GAMMAS, RAISED = (0.0, 0.25, 1.0, 4.0, 16.0), (4.0, 16.0)        # multiples of 
 
 def alignment_tax(lab):
     """Corpus loss and skills of the four models; then of PPO-ptx with more and less gamma, and of PPO with a larger beta instead."""
+    def job(seed, name, **changes):
+        config = lab.base(seed)
+        path = Path(config.out) / f"{name}.pt"
+        if changes:
+            path, config = lab.policy(seed, name, **changes)
+        row = describe(lab, config, path)
+        return row | {skill: skill_accuracy(load_model(path), make, mark, 20 if lab.quick else 300, seed) for skill, make, mark in SKILLS}
+
     for seed in lab.seeds:
-        def job(seed, name, **changes):
-            config = lab.base(seed)
-            path = Path(config.out) / f"{name}.pt"
-            if changes:
-                path, config = lab.policy(seed, name, **changes)
-            row = describe(lab, config, path)
-            return row | {skill: skill_accuracy(load_model(path), make, mark, 20 if lab.quick else 300, seed) for skill, make, mark in SKILLS}
         for name in ALL:
             yield f"{name} seed {seed}", lambda seed=seed, name=name: job(seed, name)
         default = lab.stages(seed)["config"]
@@ -463,11 +461,10 @@ METADATA = [("attempts_correct_instruction", "attempts the\ninstruction"), ("fol
 
 def picture_metadata(rows, axes):
     """The paper's Figure 4 and sections 4.2: what is in the responses, by model."""
-    colours = dict(zip(ppo.MODELS, ("#BBBBBB", "#888888", ORANGE, "#F0C75E", "#56B4E9", BLUE)))
     for axis, part in zip(axes, (METADATA[:3], METADATA[3:5], METADATA[5:])):
         for i, name in enumerate(ppo.MODELS):
             values = [mean_and_range([row[name][key] for row in rows.values()]) for key, _ in part]
-            axis.bar([k + (i - 2.5) * 0.14 for k in range(len(part))], [v[0] for v in values], 0.13, color=colours[name], label=ppo.TITLES[name],
+            axis.bar([k + (i - 2.5) * 0.14 for k in range(len(part))], [v[0] for v in values], 0.13, color=ppo.COLOURS[name], label=ppo.TITLES[name],
                      capsize=1, yerr=[[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]], error_kw={"linewidth": 0.8})
         axis.set_xticks(range(len(part)), [title for _, title in part], fontsize=9)
         axis.set_ylabel("share of responses")
@@ -481,7 +478,7 @@ def picture_metadata(rows, axes):
 
 
 def picture_held_out_labelers(rows, axes):
-    """Accuracy inside and outside the groups whose rankings were learnt; win rates by training and held-out labelers."""
+    """Accuracy inside and outside the groups whose rankings were learnt."""
     for x, name in enumerate(("inside", "outside")):
         values = [row[name] for row in rows.values()]
         axes[0].plot([x + 0.02 * (i % 5 - 2) for i in range(len(values))], values, "o", color=(BLUE, ORANGE)[x])
@@ -504,13 +501,12 @@ EXPERIMENTS = {"figure_1": (figure_1, picture_figure_1, "3 h"), "metadata": (met
 
 def run(name, quick=False):
     """Makes what results/NAME.json lacks, a row at a time, then the picture; returns the sentence."""
-    lab, start = Lab(quick), time.time()
+    lab = Lab(quick)
     path = lab.results / f"{name}.json"
     found = {"cores": torch.get_num_threads(), "prompts": len(lab.rows), "seconds": 0.0, "rows": {}}
     if path.exists() and not quick:
         found = json.loads(path.read_text())
-    jobs = [(key, job) for key, job in EXPERIMENTS[name][0](lab)]
-    for key, job in tqdm(jobs, desc=name):
+    for key, job in tqdm(list(EXPERIMENTS[name][0](lab)), desc=name):
         if key not in found["rows"]:
             start = time.time()
             found["rows"][key] = job()
@@ -540,14 +536,14 @@ def draw(name, folder=RESULTS):
 
 def main():
     """The command line."""
-    costs = "\n".join(f"    {name:20} {cost:>7} on two cores, about: {run.__doc__.splitlines()[0]}" for name, (run, _, cost) in EXPERIMENTS.items())
+    costs = "\n".join(f"    {name:20} about {cost:>6} on two cores: {experiment.__doc__}" for name, (experiment, _, cost) in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(description=f"{__doc__}\n{costs}", formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", choices=[*EXPERIMENTS, "all", "pictures"])
     parser.add_argument("--quick", action="store_true", help="tiny models: shows that the code runs")
     flags = parser.parse_args()
     if flags.name is None:
-        parser.print_help()
-    for name in EXPERIMENTS if flags.name in ("all", "pictures") else [flags.name] * (flags.name is not None):
+        return parser.print_help()
+    for name in EXPERIMENTS if flags.name in ("all", "pictures") else [flags.name]:
         if flags.name != "pictures":
             print(f"\n{name}: {run(name, flags.quick)}")
         elif (RESULTS / f"{name}.json").exists():
