@@ -148,7 +148,7 @@ class RewardModel(nn.Module):
         self.transformer = Trunk(config)
         self.score = nn.Linear(config.n_embd, 1, bias=False)
         self.register_buffer("bias", torch.zeros(()))                   # puts demonstrations at 0 (3.5); not trained
-        self.apply(init_weights)
+        init_weights(self)
         nn.init.zeros_(self.score.weight)                               # all responses start equal: loss log 2
 
     def values(self, idx, **sharing):

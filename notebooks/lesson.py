@@ -1,0 +1,131 @@
+"""What the six notebooks share: a place to work in, small trained models, tables and a figure of tokens. Import it before the scripts.
+
+The models in notebooks/checkpoints/ are those of `python ppo.py --seed 1` in half precision (`python -m notebooks.record` makes them);
+the recorded results are in notebooks/results/. A lesson works on copies in a temporary folder: nothing it trains overwrites anything.
+"""
+import atexit
+import inspect
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+os.environ["TQDM_DISABLE"] = "1"                        # in a notebook a progress bar leaves a line for every step
+
+import matplotlib.pyplot as plt  # noqa: E402  (the environment comes first)
+import torch  # noqa: E402
+from IPython import get_ipython  # noqa: E402
+from IPython.display import Markdown, display  # noqa: E402
+
+import ppo  # noqa: E402
+import reward  # noqa: E402
+from data import tokenizer  # noqa: E402
+from model import UserError, generate, load_model  # noqa: E402
+from reward import BLUE, GREEN, GREY, ORANGE, RewardModel, load_reward_model  # noqa: E402, F401  (the notebooks' colours)
+
+HERE = Path(__file__).parent
+CHECKPOINTS, RESULTS = HERE / "checkpoints", HERE / "results"
+MODELS = ("gpt", "sft_mix", "reward", "ppo_ptx", "ppo_ptx_value")       # ppo_ptx_value: PPO's value network
+
+
+def start():
+    """Goes to a temporary folder and copies the trained models into out/, whose name it returns. Figures appear below their cell."""
+    if get_ipython():
+        get_ipython().run_line_magic("matplotlib", "inline")            # reward.py draws into files
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False, "font.size": 10.5, "legend.frameon": False})
+    place = tempfile.mkdtemp(prefix="lesson_")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    os.chdir(place)
+    shutil.copytree(CHECKPOINTS, "out")
+    torch.manual_seed(1)
+    return "out"
+
+
+def load(folder, name):
+    """A trained model of MODELS, or one that the lesson itself has trained."""
+    path = Path(folder) / f"{name}.pt"
+    return load_reward_model(path) if name in ("reward", "reward_1") or name.endswith("_value") else load_model(path)
+
+
+def answers(policy, prompts, seed=0, temperature=1.0):
+    """A sampled response to each prompt: a list of {"text", "ended"}."""
+    encoding, generator = tokenizer.load_cached(), torch.Generator().manual_seed(seed)
+    ids = generate(policy, [tokenizer.prompt_ids(encoding, prompt) for prompt in prompts], reward.MAX_NEW_TOKENS, temperature, generator)
+    return [ppo.cut(*tokenizer.response_text(encoding, one)) for one in ids]
+
+
+def recorded(name):
+    """A file of notebooks/results/ as a dict."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        raise UserError(f"{path} is missing: `python -m notebooks.experiments {name}` makes it")
+    return json.loads(path.read_text())
+
+
+def table(rows, columns):
+    """Shows rows (lists) under column titles."""
+    def cell(x):
+        text = f"{x:.3f}" if isinstance(x, float) else str(x)
+        return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " / ")
+    lines = [columns, ["---"] * len(columns), *rows]
+    display(Markdown("\n".join("| " + " | ".join(cell(x) for x in line) + " |" for line in lines)))
+
+
+def equation(latex, function, fragment):
+    """An equation beside the line of the script that computes it: the first line of `function` with `fragment` in it."""
+    lines, first = inspect.getsourcelines(function)
+    number, line = next((first + i, line.strip()) for i, line in enumerate(lines) if fragment in line)
+    file = Path(inspect.getsourcefile(function)).name
+    code = line.split("  #")[0].strip().replace("|", "\\|")
+    display(Markdown(f"| the equation | {file}, line {number} |\n|:--:|:--|\n| ${latex}$ | `{code}` |"))
+
+
+def show_tokens(tokens, values, label, limit=None):
+    """A figure: each token on a ground whose blue is the deeper, the larger its value; the number below it. None: grey, no number."""
+    limit = limit or max(v for v in values if v is not None) or 1.0
+    per_line = 12
+    lines = -(-len(tokens) // per_line)
+    fig, axis = plt.subplots(figsize=(10.5, 0.85 * lines + 0.3))
+    for i, (token, value) in enumerate(zip(tokens, values)):
+        x, y = i % per_line, -(i // per_line)
+        shade = 0.0 if value is None else min(1.0, max(0.0, value / limit))
+        colour = "#EEEEEE" if value is None else (1 - shade, 1 - 0.55 * shade, 1 - 0.3 * shade)
+        axis.add_patch(plt.Rectangle((x, y), 0.97, 0.9, color=colour))
+        axis.text(x + 0.48, y + 0.58, token.replace("\n", "\\n").replace("<|endoftext|>", "<end>"), ha="center", va="center", fontsize=10)
+        if value is not None:
+            axis.text(x + 0.48, y + 0.2, f"{value:.2f}", ha="center", va="center", fontsize=8)
+    axis.set(xlim=(0, per_line), ylim=(1 - lines, 1), title=label)
+    axis.axis("off")
+    plt.show()
+
+
+def curves(runs, panels, x="step", xlabel="iteration"):
+    """A row of panels, one for each (key, title), with a line for each run: {label: rows}."""
+    fig, axes = plt.subplots(1, len(panels), figsize=(3.9 * len(panels), 3.3), squeeze=False)
+    styles = list(zip((BLUE, ORANGE, GREEN, "#D55E00", "#CC79A7", GREY), ("-", "--", "-.", ":", "-", "--")))
+    for axis, (key, title) in zip(axes[0], panels):
+        for (label, rows), (colour, line) in zip(runs.items(), styles):
+            axis.plot([row[x] for row in rows], [row[key] for row in rows], line, color=colour, label=label)
+        axis.set(title=title, xlabel=xlabel)
+    axes[0, 0].legend(fontsize=9)
+    fig.tight_layout()
+    plt.show()
+
+
+def ask(question, prepared):
+    """The student's answer to a question; the prepared one where nobody sits before the screen (`python -m notebooks.run`)."""
+    if os.environ.get("LESSON_UNATTENDED"):
+        return prepared
+    return input(f"{question} ").strip() or prepared
+
+
+def ask_ranks(prepared):
+    """The student's ranks of as many responses as `prepared` ranks; asks again until they are whole numbers, one for each."""
+    while True:
+        given = ask("Your ranks:", " ".join(map(str, prepared))).split()
+        if len(given) == len(prepared) and all(number.isdigit() for number in given):
+            return [int(number) for number in given]
+        print(f"{len(prepared)} numbers, please, e.g. {' '.join(map(str, range(1, len(prepared) + 1)))}; equal numbers tie")

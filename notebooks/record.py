@@ -1,0 +1,156 @@
+"""Makes what the lessons do not make themselves: small checkpoints and recorded curves and samples, all of the run with seed 1.
+
+    python -m notebooks.record          # half an hour on two cores, after `python -m notebooks.experiments figure_1` and `kl_sweep`
+
+Writes notebooks/checkpoints/*.pt (half precision) and notebooks/results/classroom.json, a part at a time: stopped, it goes on.
+"""
+import dataclasses
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import model
+import ppo
+import reward
+from data import prepare, tokenizer
+from data.labeler import labelers
+from model import UserError, fail, load_checkpoint, load_model
+from notebooks.experiments import Lab, rounded
+from notebooks.lesson import CHECKPOINTS, MODELS, RESULTS, answers
+from tests.mutations import BUGS, ROOT
+
+# Bugs whose curves the last lesson shows; each is a line of tests/mutations.py.
+SHOWN = ("KL with the sign turned", "the score is paid on every token", "the score is paid at the end of the padding", "KL to the rollout policy",
+         "whitened before the returns", "an endless response costs nothing")
+COLUMNS = ("step", "score", "gold", "kl", "length", "ended", "entropy", "explained_variance", "ptx_loss")
+
+
+def checkpoints(run):
+    """The models of a finished run in half precision, their parents' hashes made to fit."""
+    hashes = {}
+    for name in MODELS:
+        extra = load_checkpoint(run / f"{name}.pt")["extra"]
+        kind = reward.RewardModel if name == "reward" or name.endswith("_value") else model.GPT
+        extra["parents"] = {parent: hashes[parent] for parent in extra["parents"] if parent in hashes}
+        hashes[name] = model.save_checkpoint(CHECKPOINTS / f"{name}.pt", load_model(run / f"{name}.pt", kind=kind).half(), **extra)
+
+
+def curve(path):
+    """A metrics file, the columns that lessons draw."""
+    return [{key: row[key] for key in COLUMNS} for row in map(json.loads, open(path))]
+
+
+def sft_epochs(lab, config):
+    """For every SFT epoch: validation loss, the reward model's mean score of its samples, and their gold utility."""
+    losses = {row["epoch"]: row["valid_loss"] for row in map(json.loads, open(Path(config.out) / "sft.jsonl")) if "valid_loss" in row}
+    scores = dict(load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"])
+    rows, table = model.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500], []
+    for name in reward.sft_epochs(config):
+        said = answers(load_model(Path(config.out) / "sft_epochs" / f"{name}.pt"), [row["prompt"] for row in rows])
+        table.append({"epoch": int(name), "valid_loss": losses[int(name)], "score": scores[name], "gold": ppo.mean_of(v.utility for v in ppo.judged(rows, said))})
+    return table
+
+
+def hacked(lab, config):
+    """Answers that the policy trained without a KL penalty gives, beside SFT's: the reward model's favourites among the false ones."""
+    rows = model.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
+    proxy = reward.load_reward_model(Path(config.out) / "reward.pt")
+    table = [{"prompt": row["prompt"]} for row in rows]
+    for name in ("sft_mix", "beta_0.0"):
+        said = answers(load_model(Path(config.out) / f"{name}.pt"), [row["prompt"] for row in rows])
+        scores = reward.score(proxy, tokenizer.load(), [(row["prompt"], r) for row, r in zip(rows, said)])
+        for line, r, score, verdict in zip(table, said, scores, ppo.judged(rows, said)):
+            line[name.split("_")[0]] = {"text": r["text"], "score": score, "gold": verdict.utility}
+    worse = [line for line in table if line["beta"]["score"] > line["sft"]["score"] and line["beta"]["gold"] < line["sft"]["gold"]]
+    return sorted(worse, key=lambda line: line["sft"]["score"] - line["beta"]["score"])[:40]
+
+
+def pairs(lab, config):
+    """200 answers of the smallest PPO-ptx and the largest GPT to evaluation prompts, in random order, with held-out labelers' votes."""
+    rng, generator, people = random.Random(1), torch.Generator().manual_seed(1), labelers("held_out")
+    rows, lines = rng.sample(lab.rows, 200), []
+    said = {name: ppo.answer(name.split()[1], load_model(lab.runs / f"{name.split()[0]}1" / f"{name.split()[1]}.pt"), rows, generator)
+            for name in ("small ppo_ptx", "large gpt")}
+    for i, row in enumerate(rows):
+        writers = rng.sample(list(said), 2)
+        one, other = (said[writer][i] for writer in writers)
+        votes = [person.prefer(row["task"], one, other) for person in rng.sample(people, 5)]
+        lines.append({"prompt": row["prompt"], "a": one["text"], "b": other["text"], "writers": writers, "votes_for_a": sum(votes) / 5})
+    return lines
+
+
+def twelve(lab, config):
+    """Twelve validation prompts with four responses each, for the student to rank, and a prepared ranking by one labeler."""
+    rng, generator = random.Random(1), torch.Generator().manual_seed(1)
+    rows = rng.sample(model.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT), 60)
+    usual = [(name, load_model(Path(config.out) / f"{name}.pt"), temperature) for name, temperature in (("sft_mix", 1.0), ("sft_mix", 1.3), ("ppo_ptx", 1.0), ("gpt", 1.0))]
+    ranked = reward.rank(rows, reward.collect(rows, (usual, []), 4, rng, generator), labelers("train")[:1], rng, 0)
+    return [line for line in ranked if len(line["responses"]) == 4 and len(set(line["ranks"])) > 2][:12]
+
+
+def short_run(folder, name, reward_name="reward", **changes):
+    """A short PPO run in a folder with checkpoints, by the scripts that lie in the current folder's copy or here."""
+    settings = dict(out=str(folder), episodes=512, minibatch=128, beta=0.15) | changes
+    code = f"import ppo; ppo.fit(ppo.Config(**{settings!r}), {name!r}, {reward_name!r}, {changes.get('iterations', 16)}, 0.0)"
+    return code, folder / f"{name}.jsonl"
+
+
+def with_bug(config, bug):
+    """The curve of a short PPO run with one line of the scripts wrong; bug None: none is."""
+    with tempfile.TemporaryDirectory() as folder:
+        project, out = Path(folder) / "project", Path(folder) / "run"
+        shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns("out*", ".git", "corpus.txt", "__pycache__", "notebooks"))
+        out.mkdir()
+        for name in ("gpt", "sft_mix", "reward_1", "ppo_1", "reward"):
+            shutil.copy(Path(config.out) / f"{name}.pt", out)
+        if bug:
+            path = project / bug.file
+            path.write_text(path.read_text().replace(bug.right, bug.wrong))
+        code, log = short_run(out, "run")
+        done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+        if not log.exists():
+            raise UserError(f"the run with the bug {bug and bug.name!r} did not start: {done.stderr[-300:]}")
+        return curve(log)
+
+
+def one_round(lab, config):
+    """PPO against the first round's reward model, which saw samples of SFT models only, without a KL penalty."""
+    config = dataclasses.replace(config, beta=0.0)
+    if not model.made(config, "one_round"):
+        ppo.fit(config, "one_round", "reward_1", config.iterations, 0.0)
+    return curve(Path(config.out) / "one_round.jsonl")
+
+
+def main():
+    """Makes what is missing."""
+    lab, path = Lab(False), RESULTS / "classroom.json"
+    config = lab.base(1)
+    run = Path(config.out)
+    checkpoints(run)
+    parts = {"twelve": lambda: twelve(lab, config), "sft_epochs": lambda: sft_epochs(lab, config), "hacked": lambda: hacked(lab, config),
+             "ppo": lambda: curve(run / "ppo.jsonl"), "ppo_ptx": lambda: curve(run / "ppo_ptx.jsonl"), "beta_0": lambda: curve(run / "beta_0.0.jsonl"),
+             "one_round": lambda: one_round(lab, config), "no bug": lambda: with_bug(config, None),
+             **{name: (lambda name=name: with_bug(config, next(bug for bug in BUGS if bug.name == name))) for name in SHOWN}, "pairs": lambda: pairs(lab, config)}
+    found = json.loads(path.read_text()) if path.exists() else {"seed": 1, "cores": torch.get_num_threads(), "seconds": 0.0, "parts": {}}
+    for name, make in tqdm(parts.items(), desc="recording"):
+        if name not in found["parts"]:
+            start = time.time()
+            found["parts"][name] = make()
+            found["seconds"] += time.time() - start
+            prepare.write(path, json.dumps(rounded(found)))
+    print(f"made {CHECKPOINTS} and {path}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (UserError, ValueError) as error:
+        fail(error)

@@ -1,0 +1,77 @@
+"""The classroom: every exercise takes its solution, and answers each typical mistake with the hint that fits it."""
+import ast
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from notebooks import exercises, lesson
+
+NOTEBOOKS = sorted(lesson.HERE.glob("*.ipynb"))
+BLOCKS = re.findall(r"```python\n(.*?)```", (lesson.HERE / "solutions.md").read_text(), re.S)
+TABLE = [{"epoch": 1, "valid_loss": 0.5, "score": 0.1, "gold": 0.6}, {"epoch": 2, "valid_loss": 0.4, "score": 0.2, "gold": 0.6},
+         {"epoch": 3, "valid_loss": 0.5, "score": 0.4, "gold": 0.6}, {"epoch": 4, "valid_loss": 0.5, "score": 0.2, "gold": 0.7},
+         {"epoch": 5, "valid_loss": 0.6, "score": 0.3, "gold": 0.5}]
+TRUTH = {"A": "KL with the sign turned"}
+MORE = {"epoch": (TABLE,), "diagnosis": (TRUTH,)}                        # what these checks take besides the answer
+WRONG_EPOCHS = {"loss": 2, "last": 5, "gold": 4}
+
+
+def checked(name, answer):
+    """What a check says of an answer."""
+    return getattr(exercises, f"check_{name}")(answer, *MORE.get(name, ()))
+
+
+def solutions():
+    """{exercise: its answer in solutions.md}."""
+    names = {"torch": torch, "math": math, "table": TABLE, "truth": TRUTH}
+    for block in BLOCKS:
+        exec(block, names)
+    found = {name.removeprefix("my_"): value for name, value in names.items() if name.startswith("my_")}
+    return {"parameters": found.pop("number"), "diagnosis": names["diagnosis"], **found}
+
+
+def test_every_exercise_has_a_solution_and_three_mistakes():
+    checks = {name.removeprefix("check_") for name in dir(exercises) if name.startswith("check_")}
+    assert checks == set(solutions()) == set(exercises.MISTAKES)
+    assert all(len(mistakes) >= 3 for mistakes in exercises.MISTAKES.values())
+
+
+@pytest.mark.parametrize("name", exercises.MISTAKES)
+def test_the_solution_is_accepted(name, capsys):
+    assert checked(name, solutions()[name])
+    assert capsys.readouterr().out.startswith("Right. ")
+
+
+@pytest.mark.parametrize("name, hint, mistake", [(name, hint, mistake) for name, pairs in exercises.MISTAKES.items() for hint, mistake in pairs])
+def test_a_typical_mistake_is_refused_with_its_own_hint(name, hint, mistake, capsys):
+    assert not checked(name, WRONG_EPOCHS[mistake] if name == "epoch" else mistake)
+    said = capsys.readouterr().out
+    assert said.startswith("Not yet. ") and hint in said
+
+
+@pytest.mark.parametrize("name", [name for name, value in solutions().items() if callable(value)])
+@pytest.mark.parametrize("wrong", [lambda *x: None, lambda: 0, lambda *x: 1 / 0, lambda *x: "text", lambda *x: torch.zeros(3, 17), lambda *x: float("nan")])
+def test_whatever_a_student_writes_there_is_a_line_and_no_traceback(name, wrong, capsys):
+    assert not checked(name, wrong)
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_defines_nothing_but_the_students_own(path):
+    """No function of the scripts is written again in a lesson; cells are short, and outputs are there without errors."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        tree = ast.parse("".join(cell["source"]))
+        assert all(node.name.startswith("my_") for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
+        assert len([line for line in "".join(cell["source"]).splitlines() if line.strip()]) <= 10
+        assert all(out["output_type"] != "error" and out.get("name") != "stderr" for out in cell["outputs"])
+    assert any(cell["outputs"] for cell in cells), "the outputs are committed, so that a lesson can be read without running it"
+
+
+def test_the_checkpoints_are_small():
+    assert sum(path.stat().st_size for path in lesson.CHECKPOINTS.glob("*.pt")) < 3_000_000
+    assert sorted(path.stem for path in lesson.CHECKPOINTS.glob("*.pt")) == sorted(lesson.MODELS)
