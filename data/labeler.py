@@ -8,7 +8,9 @@ Gumbel noise makes the choice between two responses follow the Bradley-Terry mod
 Training labelers put helpfulness first; held-out labelers, who produce no training data, put truthfulness and
 harmlessness first, as in the paper (section 3.4: the priorities of final evaluations).
 """
+import functools
 import hashlib
+import json
 import math
 import random
 
@@ -37,7 +39,7 @@ class Labeler:
 
     def opinion(self, task, response, noise=True):
         """How good a response {"text", "ended"} seems to this person: about 1 at best, below 0 at worst. noise=False: without error."""
-        seen, weigh = observe(task, response["text"], response["ended"]), self.weights
+        seen, weigh = look(json.dumps(task), response["text"], response["ended"]), self.weights
         opinion = weigh["helpful"] * seen.helpful - weigh["honest"] * seen.false - weigh["harmless"] * seen.toxic
         opinion -= weigh["brief"] * (seen.surplus + seen.unfinished)
         return opinion + noise * self.noise * gumbel(self.name, tasks.prompt(task), response["text"], response["ended"])
@@ -59,6 +61,12 @@ class Labeler:
         rng = random.Random(f"{self.name} demonstrates {tasks.prompt(task)}")
         answer = tasks.honest_answer(task, rng)
         return add_slip(task, answer, rng, draw_slip(task, rng)) if rng.random() < slips else answer
+
+
+@functools.lru_cache(maxsize=1_000)
+def look(task, text, ended):
+    """What is to be seen in a response, remembered: five labelers in turn look at the same ones. task: as JSON."""
+    return observe(json.loads(task), text, ended)
 
 
 def labelers(group):

@@ -268,7 +268,8 @@ def kl_sweep(lab):
     for seed in lab.seeds:
         for beta in BETAS[:2] if lab.quick else BETAS:
             def job(seed=seed, beta=beta):
-                path, config = lab.policy(seed, f"beta_{beta}", beta=beta)
+                name = "ppo" if beta == ppo.Config.beta and not lab.quick else f"beta_{beta}"           # the base run's own
+                path, config = lab.policy(seed, name, beta=beta)
                 return describe(lab, config, path)
             yield f"beta {beta} seed {seed}", job
 
