@@ -30,7 +30,7 @@ def test_a_document_cut_at_its_mark_is_what_the_corpus_would_have_said():
         assert any(mark in make(random.Random(seed)) for seed in range(100))
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(experiments.RESULTS.glob("*.json"))])
+@pytest.mark.parametrize("name", [path.stem for path in sorted(experiments.RESULTS.glob("*.json")) if path.stem in experiments.EXPERIMENTS])
 def test_every_committed_result_can_be_drawn_and_says_how_it_was_made(name, tmp_path):
     found = json.loads((experiments.RESULTS / f"{name}.json").read_text())
     assert found["cores"] > 0 and found["seconds"] > 0 and found["rows"]
