@@ -21,6 +21,8 @@ import sft
 
 def flat(x):
     """Numbers, tensors and nested lists of them as one float64 tensor; None where that is impossible."""
+    if hasattr(x, "tolist") and not isinstance(x, torch.Tensor):
+        x = x.tolist()                                      # NumPy's
     if isinstance(x, dict):
         x = [x[key] for key in sorted(x)]
     if isinstance(x, (list, tuple)):
@@ -69,16 +71,17 @@ def compare(student, right, mistakes, cases):
     sizes = [None if flat(x) is None else len(flat(x)) for x in (expected, got)]
     if sizes[0] != sizes[1]:
         return said(False, f"It returns {'no numbers' if sizes[1] is None else f'{sizes[1]} numbers'} where {sizes[0]} are expected: {brief(got)}.")
-    return said(False, f"On {len(wrong)} of {len(cases)} inputs it differs: {brief(got)} where {brief(expected)} is right.")
+    place = next((i for i, (x, y) in enumerate(zip(flat(got), flat(expected))) if not same(float(x), float(y))), 0)
+    return said(False, f"On {len(wrong)} of {len(cases)} inputs it differs: at place {place} {brief(flat(got)[place])} where {brief(flat(expected)[place])} is right.")
 
 
 def compare_value(answer, right, mistakes):
     """The same for an answer that is one number or word; mistakes: pairs (hint, wrong value)."""
     if answer is ...:
         return said(False, "No answer yet: replace the ... by yours.")
-    if answer == right or same(answer, right):
+    if (isinstance(answer, str) and answer == right) or same(answer, right):
         return said(True, f"It is {right}.")
-    return said(False, next((hint for hint, wrong in mistakes if answer == wrong or same(answer, wrong)), f"It is not {answer!r}."))
+    return said(False, next((hint for hint, wrong in mistakes if same(answer, wrong)), f"It is not {brief(answer)}."))
 
 
 def episodes(seed, B=4, R=6):
@@ -97,6 +100,7 @@ MISTAKES = {}           # exercise -> pairs (hint, a wrong function or value); t
 
 MISTAKES["next_token_loss"] = [
     ("Row t of the logits predicts token t + 1: shift the targets by one.", lambda logits, ids: F.cross_entropy(logits, ids)),
+    ("T tokens make T - 1 predictions: divide by T - 1.", lambda logits, ids: F.cross_entropy(logits[:-1], ids[1:], reduction="sum") / len(ids)),
     ("That is a sum; the loss is the mean over predicted tokens.", lambda logits, ids: F.cross_entropy(logits[:-1], ids[1:], reduction="sum")),
     ("That is in bits: use the natural logarithm, nats.", lambda logits, ids: F.cross_entropy(logits[:-1], ids[1:]) / math.log(2)),
     ("That is a mean of probabilities: take their logarithms first, and a minus.", lambda logits, ids: logits[:-1].softmax(-1).gather(1, ids[1:, None]).mean())]
@@ -186,7 +190,7 @@ def token_losses(logits, idx):
 
 MISTAKES["masked_loss"] = [
     ("That is a mean over all targets: divide by the number of response tokens.", lambda logits, idx, mask: (token_losses(logits, idx) * mask).mean()),
-    ("That weighs short responses like long ones; the paper's loss is a mean over tokens, not over responses.",
+    ("That weighs short responses like long ones; our loss is a mean over tokens, not over responses.",
      lambda logits, idx, mask: ((token_losses(logits, idx) * mask).sum(1) / mask.sum(1)).mean()),
     ("That is a sum: divide by the number of response tokens.", lambda logits, idx, mask: (token_losses(logits, idx) * mask).sum()),
     ("The sign is wrong: a loss falls when the response becomes likelier.", lambda logits, idx, mask: -(token_losses(logits, idx) * mask).sum() / mask.sum()),
@@ -228,7 +232,7 @@ def check_epoch(epoch, table):
 
 MISTAKES["preference"] = [
     ("Turned round: the better a, the higher the chance of a.", lambda a, b: 1 / (1 + math.exp(a - b))),
-    ("Scores may be negative: not their share counts but their difference.", lambda a, b: a / (a + b)),
+    ("Scores may be negative: take the sigmoid of their difference, not a share of their sum.", lambda a, b: a / (a + b)),
     ("That is the difference; a probability lies between 0 and 1.", lambda a, b: a - b)]
 
 
@@ -245,6 +249,7 @@ def pairs_of(ranks):
 MISTAKES["pairs"] = [
     ("Turned round: rank 1 is the best.", lambda ranks: sorted((j, i) for i, j in pairs_of(ranks))),
     ("Ties are dropped: equal ranks say nothing about who is better.", lambda ranks: [(i, j) for i, a in enumerate(ranks) for j, b in enumerate(ranks) if i != j and a <= b]),
+    ("Count from 0.", lambda ranks: [(i + 1, j + 1) for i, j in pairs_of(ranks)]),
     ("Only neighbours in rank: but the best is also better than the third. All pairs count.", lambda ranks: [(i, j) for i, j in pairs_of(ranks) if ranks[j] - ranks[i] == 1])]
 
 
@@ -252,7 +257,7 @@ def check_pairs(my_pairs):
     """my_pairs(ranks) -> a list of (i, j), response i ranked better than j."""
     def ordered(ranks):
         pairs = my_pairs(ranks)
-        return sorted(pairs) if isinstance(pairs, (list, set, tuple)) else pairs
+        return pairs if pairs is None else sorted(tuple(map(int, pair)) for pair in pairs)
     return compare(ordered, pairs_of, MISTAKES["pairs"], [([2, 1, 3, 2],), ([1, 2, 3, 4],), ([3, 1, 1, 2, 4],)])
 
 
@@ -282,7 +287,7 @@ def check_ranking_loss(my_ranking_loss):
 
 
 MISTAKES["bias"] = [
-    ("With that their mean would double: the bias is subtracted from nothing, it is added.", lambda scores: sum(scores) / len(scores)),
+    ("With that their mean would double: the bias is added to every score, so it needs a minus.", lambda scores: sum(scores) / len(scores)),
     ("That puts the best demonstration at 0; the paper puts their mean there.", lambda scores: -max(scores)),
     ("That is minus the sum, not minus the mean.", lambda scores: -sum(scores))]
 
@@ -342,7 +347,7 @@ def check_gae(my_gae):
     cases = []
     for seed in range(5):
         _, _, values, rewards, mask = episodes(seed)
-        cases.append((rewards, values, mask, 0.9))
+        cases.append((rewards + (1 - mask), values + (1 - mask), mask, 0.9))       # padding holds anything
     return compare(my_gae, lambda r, v, mask, lam: ppo.gae(r, v, mask, 1.0, lam)[0], MISTAKES["gae"], cases)
 
 
@@ -366,7 +371,7 @@ def check_policy_loss(my_policy_loss):
     cases = []
     for seed in range(5):
         logprobs, old, _, advantages, mask = episodes(seed)
-        cases.append((old + 0.3 * (logprobs - old), old, advantages, mask, 0.2))
+        cases.append((old + 0.3 * (logprobs - old), old, advantages + (1 - mask), mask, 0.2))
     return compare(my_policy_loss, lambda *x: ppo.policy_loss(*x)[0], MISTAKES["policy_loss"], cases)
 
 
@@ -458,19 +463,22 @@ def check_best_of_n_kl(my_best_of_n_kl):
 
 SYMPTOMS = {        # bug of tests/mutations.py -> what its curve shows
     "KL with the sign turned": "the policy is paid to drift, so KL grows without bound",
-    "the score is paid on every token": "each further token earns the score again where it is positive, and costs it where it is negative: the length reacts first",
+    "the score is paid on every token": "each further token earns the score again: answers grow longer and longer while the score falls",
     "the score is paid at the end of the padding": "all but the longest response are never paid, so the score hardly moves",
     "KL to the rollout policy": "the KL that is logged is exactly 0 at every iteration",
     "whitened before the returns": "what the value network is held against contains whitened advantages, so its explained variance starts high, where an honest one starts below 0",
-    "an endless response costs nothing": "only responses that never end are treated otherwise: look at the length, and expect little"}
+    "an endless response costs nothing": "only responses that never end are treated otherwise; here every response ended, so nothing changes at all"}
 MISTAKES["diagnosis"] = [("Curve A is not that one", {"A": "KL to the rollout policy"}), ("Curve A has no name yet", {"A": ...}),
                          ("not on the list", {"A": "a bug of another name"})]
 
 
 def check_diagnosis(diagnosis, truth):
     """diagnosis, truth: curve's letter -> bug's name, one of SYMPTOMS."""
-    for letter, name in diagnosis.items():
-        if name is ... or name not in SYMPTOMS:
+    if not isinstance(diagnosis, dict):
+        return said(False, "A dict from letters to names, please.")
+    for letter in truth:
+        name = diagnosis.get(letter, ...)
+        if not isinstance(name, str) or name not in SYMPTOMS:
             return said(False, f"Curve {letter} has no name yet." if name is ... else f"Curve {letter}: {name!r} is not on the list.")
     wrong = [letter for letter in truth if diagnosis.get(letter) != truth[letter]]
     if not wrong:

@@ -1,9 +1,7 @@
 """The classroom: every exercise takes its solution, and answers each typical mistake with the hint that fits it."""
 import ast
 import json
-import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +9,6 @@ import torch
 from notebooks import exercises, lesson
 
 NOTEBOOKS = sorted(lesson.HERE.glob("*.ipynb"))
-BLOCKS = re.findall(r"```python\n(.*?)```", (lesson.HERE / "solutions.md").read_text(), re.S)
 TABLE = [{"epoch": 1, "valid_loss": 0.5, "score": 0.1, "gold": 0.6}, {"epoch": 2, "valid_loss": 0.4, "score": 0.2, "gold": 0.6},
          {"epoch": 3, "valid_loss": 0.5, "score": 0.4, "gold": 0.6}, {"epoch": 4, "valid_loss": 0.5, "score": 0.2, "gold": 0.7},
          {"epoch": 5, "valid_loss": 0.6, "score": 0.3, "gold": 0.5}]
@@ -26,12 +23,17 @@ def checked(name, answer):
 
 
 def solutions():
-    """{exercise: its answer in solutions.md}."""
-    names = {"torch": torch, "math": math, "table": TABLE, "truth": TRUTH}
-    for block in BLOCKS:
-        exec(block, names)
-    found = {name.removeprefix("my_"): value for name, value in names.items() if name.startswith("my_")}
-    return {"parameters": found.pop("number"), "diagnosis": names["diagnosis"], **found}
+    """{exercise: its answer in solutions.md}; a block sees only what its own lesson has imported."""
+    found, text = {}, (lesson.HERE / "solutions.md").read_text()
+    for number, part in enumerate(re.split(r"^## \d\. .*$", text, flags=re.M)[1:]):
+        names = {"table": TABLE, "truth": TRUTH}
+        cells = json.loads(NOTEBOOKS[number].read_text())["cells"]
+        source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        exec("\n".join(re.findall(r"^import .*\b(?:math|torch)\b.*$", source, re.M)), names)
+        for block in re.findall(r"```python\n(.*?)```", part, re.S):
+            exec(block, names)
+        found |= {name.removeprefix("my_"): value for name, value in names.items() if name.startswith("my_") or name == "diagnosis"}
+    return {"parameters": found.pop("number"), **found}
 
 
 def test_every_exercise_has_a_solution_and_three_mistakes():
@@ -70,6 +72,19 @@ def test_a_notebook_defines_nothing_but_the_students_own(path):
         assert len([line for line in "".join(cell["source"]).splitlines() if line.strip()]) <= 10
         assert all(out["output_type"] != "error" and out.get("name") != "stderr" for out in cell["outputs"])
     assert any(cell["outputs"] for cell in cells), "the outputs are committed, so that a lesson can be read without running it"
+
+
+def test_a_mask_that_is_ignored_is_noticed(capsys):
+    """Padding holds anything: an advantage or a loss that reads it is refused."""
+    from_gae, from_loss = solutions()["gae"], solutions()["policy_loss"]
+    assert not exercises.check_gae(lambda r, v, mask, lam: from_gae(r, v, torch.ones_like(mask), lam))
+    assert not exercises.check_policy_loss(lambda new, old, a, mask, clip: from_loss(new, old, a, torch.ones_like(mask), clip) * mask.numel() / mask.sum())
+
+
+@pytest.mark.parametrize("diagnosis", [{}, ..., ["A"], {"A": ["x"]}, {"a": "KL to the rollout policy"}])
+def test_a_malformed_diagnosis_gets_a_line(diagnosis, capsys):
+    assert not exercises.check_diagnosis(diagnosis, TRUTH)
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_the_checkpoints_are_small():
