@@ -41,10 +41,10 @@ class Config(Common):
     mix: float = 0.1            # share of corpus tokens mixed into it (10 %)
 
 
-def read_demonstrations(encoding):
+def read_demonstrations(encoding, path=None):
     """Pairs (prompt ids, response ids); the response ends with <|endoftext|>."""
     return [(tokenizer.prompt_ids(encoding, row["prompt"]), tokenizer.response_ids(encoding, row["completion"]))
-            for row in read_jsonl(prepare.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)]
+            for row in read_jsonl(path or prepare.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)]
 
 
 def sft_batch(pairs, pad, device="cpu"):
