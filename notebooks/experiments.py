@@ -489,7 +489,7 @@ def picture_over_optimisation(rows, axes):
                     falls[n] = falls.get(n, []) + [max(smooth) - smooth[-1]]
             points = [(p["kl"], p["gold"] - curve[0]["gold"]) for curve in curves for p in curve[1:]]
             a, b = gao_fit(points, way)
-            start, d = sum(curve[0]["gold"] for curve in curves) / len(curves), np.linspace(0.05, math.sqrt(max(kl for kl, _ in points)), 100)
+            start, d = sum(curve[0]["gold"] for curve in curves) / len(curves), np.linspace(0.05, math.sqrt(max(0.01, *(kl for kl, _ in points))), 100)
             axis.plot(d, start + d * (a - b * (d if way == "best_of_n" else np.log(d))), "--", color=shades[n], linewidth=1.5)
         axis.set(xlabel="sqrt(KL), nats^0.5", ylabel="gold utility", title={"ppo": "PPO, beta 0", "best_of_n": "best of n"}[way])
     axes[0].legend(frameon=False, fontsize=8)
