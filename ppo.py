@@ -340,6 +340,13 @@ def answer(name, model, rows, generator, reward_model=None):
     return [rounds[values.index(max(values))][i] for i, values in enumerate(scores)]
 
 
+def mean_and_error(shares):
+    """The mean of some numbers and half the width of its 95 % interval, 1.96 standard errors."""
+    mean = sum(shares) / len(shares)
+    deviation = (sum((s - mean) ** 2 for s in shares) / (len(shares) - 1)) ** 0.5
+    return mean, 1.96 * deviation / len(shares) ** 0.5
+
+
 def preference(rows, ours, theirs, rng, people, judges=5):
     """How often held-out labelers prefer `ours`, sides shuffled, ties half: [mean, low, high] with a 95 % interval over prompts."""
     shares = []
@@ -349,9 +356,7 @@ def preference(rows, ours, theirs, rng, people, judges=5):
             vote = person.prefer(row["task"], a, b) if rng.random() < 0.5 else 1 - person.prefer(row["task"], b, a)
             votes.append(vote)
         shares.append(sum(votes) / judges)
-    mean = sum(shares) / len(shares)
-    deviation = (sum((s - mean) ** 2 for s in shares) / (len(shares) - 1)) ** 0.5
-    error = 1.96 * deviation / len(shares) ** 0.5
+    mean, error = mean_and_error(shares)
     return [mean, max(0.0, mean - error), min(1.0, mean + error)]
 
 

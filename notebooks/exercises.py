@@ -123,18 +123,21 @@ def check_perplexity(my_perplexity):
     return compare(my_perplexity, math.exp, MISTAKES["perplexity"], [(x,) for x in (0.7, 1.0, 3.3)])
 
 
-def draw(logits, temperature, u, keep_pad=False):
-    """The token at which the summed probabilities pass u, as in model.generate_batch; <|pad|> is the last id."""
-    if not keep_pad:
-        logits = torch.cat([logits[:-1], torch.tensor([float("-inf")])])
-    summed = (logits / temperature).softmax(-1).cumsum(-1)
+def pick(probabilities, u):
+    """The token at which the summed probabilities pass u, as in model.generate_batch."""
+    summed = probabilities.cumsum(-1)
     return int(torch.searchsorted(summed, torch.tensor([u]) * summed[-1])[0])
+
+
+def draw(logits, temperature, u):
+    """A token of the script's distribution; <|pad|> is the last id."""
+    return pick(model.distribution(logits, temperature, len(logits) - 1).exp(), u)
 
 
 MISTAKES["sample"] = [
     ("That takes the likeliest token, whatever u is.", lambda logits, temperature, u: int(logits[:-1].argmax())),
     ("The temperature divides the logits: a high one makes the distribution flat.", lambda logits, temperature, u: draw(logits, 1 / temperature, u)),
-    ("<|pad|>, the last id, must be impossible: give it the logit -inf.", lambda logits, temperature, u: draw(logits, temperature, u, keep_pad=True)),
+    ("<|pad|>, the last id, must be impossible: give it the logit -inf.", lambda logits, temperature, u: pick((logits / temperature).softmax(-1), u)),
     ("The temperature is missing.", lambda logits, temperature, u: draw(logits, 1.0, u))]
 
 
@@ -390,24 +393,23 @@ def check_k3(my_k3):
 # ---------------------------------------------------------------- 4. what the paper found
 
 
-def interval(votes, scale=1.96, root=True):
-    """The mean of votes and half the width of its 95 % interval."""
-    mean = sum(votes) / len(votes)
-    deviation = (sum((v - mean) ** 2 for v in votes) / (len(votes) - 1)) ** 0.5
-    return mean, scale * deviation / (len(votes) ** 0.5 if root else 1)
+def wider(votes, times):
+    """ppo.mean_and_error with another width."""
+    mean, error = ppo.mean_and_error(votes)
+    return mean, error * times
 
 
 MISTAKES["win_rate"] = [
-    ("A tie counts as half a win: 0.5.", lambda votes: interval([float(v == 1) for v in votes])),
-    ("Ties stay in, as half a win.", lambda votes: interval([v for v in votes if v != 0.5])),
-    ("That is the spread of single votes; a mean of n of them is sqrt(n) times surer.", lambda votes: interval(votes, root=False)),
-    ("That is one standard error; 95 % takes 1.96 of them.", lambda votes: interval(votes, scale=1.0))]
+    ("A tie counts as half a win: 0.5.", lambda votes: ppo.mean_and_error([float(v == 1) for v in votes])),
+    ("Ties stay in, as half a win.", lambda votes: ppo.mean_and_error([v for v in votes if v != 0.5])),
+    ("That is the spread of single votes; a mean of n of them is sqrt(n) times surer.", lambda votes: wider(votes, len(votes) ** 0.5)),
+    ("That is one standard error; 95 % takes 1.96 of them.", lambda votes: wider(votes, 1 / 1.96))]
 
 
 def check_win_rate(my_win_rate):
-    """my_win_rate(votes, each 1, 0.5 or 0) -> (mean, half the width of the 95 % interval), as in ppo.preference."""
+    """my_win_rate(votes, each 1, 0.5 or 0) -> (mean, half the width of the 95 % interval), as ppo.mean_and_error."""
     rng = random.Random(0)
-    return compare(my_win_rate, interval, MISTAKES["win_rate"], [([rng.choice([0.0, 0.5, 1.0, 1.0]) for _ in range(n)],) for n in (20, 50, 200)])
+    return compare(my_win_rate, ppo.mean_and_error, MISTAKES["win_rate"], [([rng.choice([0.0, 0.5, 1.0, 1.0]) for _ in range(n)],) for n in (20, 50, 200)])
 
 
 MISTAKES["gap_closed"] = [

@@ -268,7 +268,7 @@ def kl_sweep(lab):
     for seed in lab.seeds:
         for beta in BETAS[:2] if lab.quick else BETAS:
             def job(seed=seed, beta=beta):
-                name = "ppo" if beta == ppo.Config.beta and not lab.quick else f"beta_{beta}"           # the base run's own
+                name = "ppo" if beta == ppo.Config.beta else f"beta_{beta}"           # the base run's own
                 path, config = lab.policy(seed, name, beta=beta)
                 return describe(lab, config, path)
             yield f"beta {beta} seed {seed}", job
@@ -382,39 +382,44 @@ def dials(lab):
 
 
 def turn(lab, seed, name, slips=labeler.SLIPS, noise=1.0, rounds=2, odd=True):
-    """SFT, reward model and PPO in a world of its own, which differs from the base run's in its people alone; gpt.pt is the base run's."""
+    """Utility of SFT and PPO, and the win rate, in a world that differs from the base run's in its people alone."""
     base, world, noise_before, samplers = lab.base(seed), prepare.FOLDER, labeler.NOISE, reward.samplers
     config = dataclasses.replace(base, out=f"{base.out}_{name.replace(' ', '_').replace('%', 'percent')}", iterations=2 if lab.quick else 15)
-    out, common = Path(config.out), dict(seed=seed, out=config.out)
-    sizes = dict(prompts_1=60, prompts_2=60, k=4) if lab.quick else dict(prompts_1=2_000, prompts_2=4_000)
+    prompts = dict(prompts_1=60, prompts_2=60) if lab.quick else dict(prompts_1=2_000, prompts_2=4_000)
+    if rounds == 1:
+        prompts["prompts_1"] += prompts["prompts_2"]
     try:
-        prepare.FOLDER, labeler.NOISE = other_people(world, out / "world", slips), noise * labeler.NOISE
+        prepare.FOLDER, labeler.NOISE = other_people(world, Path(config.out) / "world", slips), noise * labeler.NOISE
         if not odd:
             reward.samplers = lambda settings: (samplers(settings)[0][:4], [])          # without the hot one, and no odd ones
-        if not made(config, "sft_mix"):
-            gpt = Path(base.out) / "gpt.pt"
-            model.save_checkpoint(out / "gpt.pt", load_model(gpt), **{**model.load_checkpoint(gpt)["extra"], "world": model.world_hash()})
-            settings = sft.Config(**common, mix_epochs=1 if lab.quick else 8)
-            mixed = sft.fit(settings, "sft_mix", settings.mix_epochs, settings.mix, lambda *_: None)
-            for path in (out / "sft_epochs" / "01.pt", out / "sft_mix.pt"):             # one model serves as baseline and as start
-                model.save_checkpoint(path, mixed, **model.stage_extra(settings, "sft", ["gpt"]))
-        if not made(config, "reward"):
-            k = {"k": sizes["k"]} if lab.quick else {"k": 6 if odd else 4}
-            first = sizes["prompts_1"] + (sizes["prompts_2"] if rounds == 1 else 0)
-            reward.train(reward.Config(**common, **k, prompts_1=first, prompts_2=sizes["prompts_2"], round=1))
-            if rounds == 2:
-                ppo.fit(config, "ppo_1", "reward_1", 2 if lab.quick else config.iterations_1, 0.0)
-                reward.train(reward.Config(**common, **k, **{n: v for n, v in sizes.items() if n != "k"}, round=2))
-            else:
-                shutil.copy(out / "reward_1.pt", out / "reward.pt")
-        if not made(config, "ppo"):
-            ppo.fit(config, "ppo", "reward", config.iterations, 0.0)
-        generator = torch.Generator().manual_seed(seed)
-        said = {n: ppo.answer(n, load_model(out / f"{n}.pt"), lab.rows, generator) for n in ("sft", "ppo")}
+        train_in(lab, base, config, rounds, dict(k=6 if odd and not lab.quick else 4, **prompts))
     finally:
         prepare.FOLDER, labeler.NOISE, reward.samplers = world, noise_before, samplers
+    generator = torch.Generator().manual_seed(seed)
+    said = {n: ppo.answer(n, load_model(Path(config.out) / f"{n}.pt"), lab.rows, generator) for n in ("sft", "ppo")}
     wins = ppo.preference(lab.rows, said["ppo"], said["sft"], random.Random(seed), labelers("held_out"))        # by the usual people
     return {n: ppo.mean_of(v.utility for v in ppo.judged(lab.rows, r)) for n, r in said.items()} | {"win_rate_vs_sft": wins}
+
+
+def train_in(lab, base, config, rounds, ranking):
+    """SFT, reward model and PPO in the present world, from the base run's gpt.pt. ranking: settings of reward.Config."""
+    out, common = Path(config.out), dict(seed=config.seed, out=config.out)
+    if not made(config, "sft_mix"):
+        gpt = Path(base.out) / "gpt.pt"
+        model.save_checkpoint(out / "gpt.pt", load_model(gpt), **{**model.load_checkpoint(gpt)["extra"], "world": model.world_hash()})
+        settings = sft.Config(**common, mix_epochs=1 if lab.quick else 8)
+        mixed = sft.fit(settings, "sft_mix", settings.mix_epochs, settings.mix, lambda *_: None)
+        for path in (out / "sft_epochs" / "01.pt", out / "sft_mix.pt"):                 # one model serves as baseline and as start
+            model.save_checkpoint(path, mixed, **model.stage_extra(settings, "sft", ["gpt"]))
+    if not made(config, "reward"):
+        reward.train(reward.Config(**common, **ranking, round=1))
+        if rounds == 2:
+            ppo.fit(config, "ppo_1", "reward_1", 2 if lab.quick else config.iterations_1, 0.0)
+            reward.train(reward.Config(**common, **ranking, round=2))
+        else:
+            shutil.copy(out / "reward_1.pt", out / "reward.pt")
+    if not made(config, "ppo"):
+        ppo.fit(config, "ppo", "reward", config.iterations, 0.0)
 
 
 def other_people(world, folder, slips):

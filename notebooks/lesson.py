@@ -20,10 +20,8 @@ from IPython import get_ipython  # noqa: E402
 from IPython.display import Markdown, display  # noqa: E402
 
 import ppo  # noqa: E402
-import reward  # noqa: E402
-from data import tokenizer  # noqa: E402
-from model import UserError, generate, load_model  # noqa: E402
-from reward import BLUE, GREEN, GREY, ORANGE, RewardModel, load_reward_model  # noqa: E402, F401  (the notebooks' colours)
+from model import UserError, load_model  # noqa: E402
+from reward import BLUE, GREEN, GREY, ORANGE, load_reward_model  # noqa: E402
 
 HERE = Path(__file__).parent
 CHECKPOINTS, RESULTS = HERE / "checkpoints", HERE / "results"
@@ -50,11 +48,9 @@ def load(folder, name):
     return load_reward_model(path) if name in ("reward", "reward_1") or name.endswith("_value") else load_model(path)
 
 
-def answers(policy, prompts, seed=0, temperature=1.0):
-    """A sampled response to each prompt: a list of {"text", "ended"}."""
-    encoding, generator = tokenizer.load_cached(), torch.Generator().manual_seed(seed)
-    ids = generate(policy, [tokenizer.prompt_ids(encoding, prompt) for prompt in prompts], reward.MAX_NEW_TOKENS, temperature, generator)
-    return [ppo.cut(*tokenizer.response_text(encoding, one)) for one in ids]
+def answers(policy, prompts, seed=0):
+    """A sampled response to each prompt (texts): a list of {"text", "ended"}."""
+    return ppo.answer("sft", policy, [{"prompt": prompt} for prompt in prompts], torch.Generator().manual_seed(seed))
 
 
 def recorded(name):
@@ -102,14 +98,14 @@ def show_tokens(tokens, values, label, limit=None):
     plt.show()
 
 
-def curves(runs, panels, x="step", xlabel="iteration"):
+def curves(runs, panels):
     """A row of panels, one for each (key, title), with a line for each run: {label: rows}."""
     fig, axes = plt.subplots(1, len(panels), figsize=(3.9 * len(panels), 3.3), squeeze=False)
     styles = list(zip((BLUE, ORANGE, GREEN, "#D55E00", "#CC79A7", GREY), ("-", "--", "-.", ":", "-", "--")))
     for axis, (key, title) in zip(axes[0], panels):
         for (label, rows), (colour, line) in zip(runs.items(), styles):
-            axis.plot([row[x] for row in rows], [row[key] for row in rows], line, color=colour, label=label)
-        axis.set(title=title, xlabel=xlabel)
+            axis.plot([row["step"] for row in rows], [row[key] for row in rows], line, color=colour, label=label)
+        axis.set(title=title, xlabel="iteration")
     axes[0, 0].legend(fontsize=9)
     fig.tight_layout()
     plt.show()

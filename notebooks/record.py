@@ -1,6 +1,6 @@
 """Makes what the lessons do not make themselves: small checkpoints and recorded curves and samples, all of the run with seed 1.
 
-    python -m notebooks.record          # half an hour on two cores, after `python -m notebooks.experiments figure_1` and `kl_sweep`
+    python -m notebooks.record          # eleven minutes, after `python -m notebooks.experiments figure_1` and `kl_sweep`
 
 Writes notebooks/checkpoints/*.pt (half precision) and notebooks/results/classroom.json, a part at a time: stopped, it goes on.
 """
@@ -24,12 +24,10 @@ from data import prepare, tokenizer
 from data.labeler import labelers
 from model import UserError, fail, load_checkpoint, load_model
 from notebooks.experiments import Lab, rounded
-from notebooks.lesson import CHECKPOINTS, MODELS, RESULTS, answers
+from notebooks.exercises import SYMPTOMS
+from notebooks.lesson import CHECKPOINTS, MODELS, RESULTS, answers, load
 from tests.mutations import BUGS, ROOT
 
-# Bugs whose curves the last lesson shows; each is a line of tests/mutations.py.
-SHOWN = ("KL with the sign turned", "the score is paid on every token", "the score is paid at the end of the padding", "KL to the rollout policy",
-         "whitened before the returns", "an endless response costs nothing")
 COLUMNS = ("step", "score", "gold", "kl", "length", "ended", "entropy", "explained_variance", "ptx_loss")
 
 
@@ -38,9 +36,8 @@ def checkpoints(run):
     hashes = {}
     for name in MODELS:
         extra = load_checkpoint(run / f"{name}.pt")["extra"]
-        kind = reward.RewardModel if name == "reward" or name.endswith("_value") else model.GPT
         extra["parents"] = {parent: hashes[parent] for parent in extra["parents"] if parent in hashes}
-        hashes[name] = model.save_checkpoint(CHECKPOINTS / f"{name}.pt", load_model(run / f"{name}.pt", kind=kind).half(), **extra)
+        hashes[name] = model.save_checkpoint(CHECKPOINTS / f"{name}.pt", load(run, name).half(), **extra)
 
 
 def curve(path):
@@ -48,7 +45,7 @@ def curve(path):
     return [{key: row[key] for key in COLUMNS} for row in map(json.loads, open(path))]
 
 
-def sft_epochs(lab, config):
+def sft_epochs(config):
     """For every SFT epoch: validation loss, the reward model's mean score of its samples, and their gold utility."""
     losses = {row["epoch"]: row["valid_loss"] for row in map(json.loads, open(Path(config.out) / "sft.jsonl")) if "valid_loss" in row}
     scores = dict(load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"])
@@ -59,7 +56,7 @@ def sft_epochs(lab, config):
     return table
 
 
-def hacked(lab, config):
+def hacked(config):
     """Answers that the policy trained without a KL penalty gives, beside SFT's: the reward model's favourites among the false ones."""
     rows = model.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
     proxy = reward.load_reward_model(Path(config.out) / "reward.pt")
@@ -73,7 +70,7 @@ def hacked(lab, config):
     return sorted(worse, key=lambda line: line["sft"]["score"] - line["beta"]["score"])[:40]
 
 
-def pairs(lab, config):
+def pairs(lab):
     """200 answers of the smallest PPO-ptx and the largest GPT to evaluation prompts, in random order, with held-out labelers' votes."""
     rng, generator, people = random.Random(1), torch.Generator().manual_seed(1), labelers("held_out")
     rows, lines = rng.sample(lab.rows, 200), []
@@ -87,20 +84,13 @@ def pairs(lab, config):
     return lines
 
 
-def twelve(lab, config):
+def twelve(config):
     """Twelve validation prompts with four responses each, for the student to rank, and a prepared ranking by one labeler."""
     rng, generator = random.Random(1), torch.Generator().manual_seed(1)
     rows = rng.sample(model.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT), 60)
     usual = [(name, load_model(Path(config.out) / f"{name}.pt"), temperature) for name, temperature in (("sft_mix", 1.0), ("sft_mix", 1.3), ("ppo_ptx", 1.0), ("gpt", 1.0))]
     ranked = reward.rank(rows, reward.collect(rows, (usual, []), 4, rng, generator), labelers("train")[:1], rng, 0)
     return [line for line in ranked if len(line["responses"]) == 4 and len(set(line["ranks"])) > 2][:12]
-
-
-def short_run(folder, name, reward_name="reward", **changes):
-    """A short PPO run in a folder with checkpoints, by the scripts that lie in the current folder's copy or here."""
-    settings = dict(out=str(folder), episodes=512, minibatch=128, beta=0.15) | changes
-    code = f"import ppo; ppo.fit(ppo.Config(**{settings!r}), {name!r}, {reward_name!r}, {changes.get('iterations', 16)}, 0.0)"
-    return code, folder / f"{name}.jsonl"
 
 
 def with_bug(config, bug):
@@ -114,15 +104,15 @@ def with_bug(config, bug):
         if bug:
             path = project / bug.file
             path.write_text(path.read_text().replace(bug.right, bug.wrong))
-        code, log = short_run(out, "run")
+        code = f"import ppo; ppo.fit(ppo.Config(out={str(out)!r}, episodes=512, minibatch=128), 'run', 'reward', 16, 0.0)"
         done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
-        if not log.exists():
-            raise UserError(f"the run with the bug {bug and bug.name!r} did not start: {done.stderr[-300:]}")
-        return curve(log)
+        if done.returncode:
+            raise UserError(f"the run with the bug {bug and bug.name!r} failed: {done.stderr[-300:]}")
+        return curve(out / "run.jsonl")
 
 
-def one_round(lab, config):
-    """PPO against the first round's reward model, which saw samples of SFT models only, without a KL penalty."""
+def one_round(config):
+    """PPO against the first round's reward model, which never saw samples of PPO, without a KL penalty."""
     config = dataclasses.replace(config, beta=0.0)
     if not model.made(config, "one_round"):
         ppo.fit(config, "one_round", "reward_1", config.iterations, 0.0)
@@ -135,10 +125,10 @@ def main():
     config = lab.base(1)
     run = Path(config.out)
     checkpoints(run)
-    parts = {"twelve": lambda: twelve(lab, config), "sft_epochs": lambda: sft_epochs(lab, config), "hacked": lambda: hacked(lab, config),
+    parts = {"twelve": lambda: twelve(config), "sft_epochs": lambda: sft_epochs(config), "hacked": lambda: hacked(config),
              "ppo": lambda: curve(run / "ppo.jsonl"), "ppo_ptx": lambda: curve(run / "ppo_ptx.jsonl"), "beta_0": lambda: curve(run / "beta_0.0.jsonl"),
-             "one_round": lambda: one_round(lab, config), "no bug": lambda: with_bug(config, None),
-             **{name: (lambda name=name: with_bug(config, next(bug for bug in BUGS if bug.name == name))) for name in SHOWN}, "pairs": lambda: pairs(lab, config)}
+             "one_round": lambda: one_round(config), "no bug": lambda: with_bug(config, None),
+             **{name: (lambda name=name: with_bug(config, next(bug for bug in BUGS if bug.name == name))) for name in SYMPTOMS}, "pairs": lambda: pairs(lab)}
     found = json.loads(path.read_text()) if path.exists() else {"seed": 1, "cores": torch.get_num_threads(), "seconds": 0.0, "parts": {}}
     for name, make in tqdm(parts.items(), desc="recording"):
         if name not in found["parts"]:

@@ -1,4 +1,4 @@
-"""Runs all notebooks from a clean kernel, as a class would, and fails on an error, a warning or a lesson that takes too long.
+"""Runs all notebooks from a clean kernel, as a class would, and fails on an error, a warning or a cell that does not end.
 
     python -m notebooks.run                  # all six; writes nothing
     python -m notebooks.run --write          # and keeps their outputs in the notebooks
@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 HERE = Path(__file__).parent
-LIMIT = 120                                 # seconds of computing a lesson may take on two idle cores; reported, an error at three times that
+LIMIT = 120                                 # seconds that a lesson may take on two idle cores: more is reported; a cell that takes three times that is an error
 
 
 def run(path, write):
