@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import time
-from signal import SIGINT, SIGKILL
+from signal import SIG_DFL, SIGINT, SIGKILL, signal
 
 import pytest
 
@@ -30,8 +30,9 @@ POINTS = [("gpt.jsonl", 8, SIGKILL), ("sft.jsonl", 3, SIGINT), ("sft_mix.jsonl",
 
 
 def start(world, out):
-    """The tiny pipeline in a process of its own."""
-    return subprocess.Popen([sys.executable, "-c", RUN, str(prepare.FOLDER.parent), str(world), str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """The tiny pipeline in a process of its own, which heeds Ctrl-C even where the tests run in the background and ignore it."""
+    return subprocess.Popen([sys.executable, "-c", RUN, str(prepare.FOLDER.parent), str(world), str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            preexec_fn=lambda: signal(SIGINT, SIG_DFL))
 
 
 def made_files(out):
@@ -63,13 +64,13 @@ def same(one, other):
 
 def test_killed_five_times_and_continued_ends_with_the_same_bits(world, whole, tmp_path):
     """And once by Ctrl-C, which ends in one line and exit code 2."""
-    for name, lines, signal in POINTS:
+    for name, lines, how in POINTS:
         process, watched = start(world, tmp_path), tmp_path / name
         while not watched.exists() or watched.read_bytes().count(b"\n") < lines:
             assert process.poll() is None, f"the run ended before {name} had {lines} lines"
             time.sleep(0.02)
-        process.send_signal(signal)
-        assert process.wait() == (2 if signal == SIGINT else -SIGKILL)
+        process.send_signal(how)
+        assert process.wait() == (2 if how == SIGINT else -SIGKILL)
     assert start(world, tmp_path).wait() == 0
     same(made_files(tmp_path), whole)
 
