@@ -69,9 +69,9 @@ def read_jsonl(path, **types):
 PROMPT = {"prompt": str, "use_case": str, "task": dict}             # what a line of a prompts file must have
 
 
-def draw_prompts(sizes=SIZES, seed=SEED):
-    """{set name: list of tasks}, no prompt in two sets or twice in one. Evaluation sets are drawn first."""
-    seen, sets = set(), {}
+def draw_prompts(sizes=SIZES, seed=SEED, seen=()):
+    """{set name: list of tasks}, no prompt in two sets or twice in one or in `seen`. Evaluation sets are drawn first."""
+    seen, sets = set(seen), {}
     for name in reversed(list(sizes)):
         rng, sets[name] = random.Random(f"{seed} {name}"), []
         cases = [c for c in tasks.USE_CASES if name != "prompts_closed" or c in tasks.CLOSED_DOMAIN]

@@ -437,25 +437,36 @@ def check_share_of_ceiling(my_share_of_ceiling):
 
 # ---------------------------------------------------------------- 5. what goes wrong
 
+def first_fall(gold):
+    """The index before the first value that is lower than the one before it."""
+    return next((i for i in range(len(gold) - 1) if gold[i + 1] < gold[i]), len(gold) - 1)
+
+
 MISTAKES["stop"] = [
     ("There the proxy is highest, but the proxy is what the policy has learnt to fool.", lambda curve: max(range(len(curve)), key=lambda i: curve[i]["proxy"])),
     ("That is the last one: gold has fallen by then.", lambda curve: len(curve) - 1),
-    ("That is the first one: nothing has been gained yet.", lambda curve: 0)]
+    ("That is the first one: nothing has been gained yet.", lambda curve: 0),
+    ("That is where gold falls for the first time; but curves wobble, and it rises again. You know the whole curve.", lambda curve: first_fall([p["gold"] for p in curve])),
+    ("That is the gold utility there; at which index is it?", lambda curve: max(p["gold"] for p in curve)),
+    ("That is the KL there; at which index is it?", lambda curve: max(curve, key=lambda p: p["gold"])["kl"])]
 
 
 def check_stop(my_stop):
     """my_stop(curve, a list of {"kl", "proxy", "gold"}) -> the index at which training should have stopped."""
     rng, cases = random.Random(0), []
-    for _ in range(3):
-        peak, wobble = rng.uniform(2, 5), [rng.uniform(0, 0.05) for _ in range(20)]
-        cases.append(([{"kl": k / 2, "proxy": 1 - math.exp(-k / 8) + wobble[k] * (k < 19) - (k == 19) * 0.3, "gold": 0.7 + k / 2 * (2 * peak - k / 2) / 100} for k in range(20)],))
+    for peak in (3.7, 4.4, 5.1):                            # gold is highest at a KL near `peak` and, like a measured one, wobbles
+        curve = [{"kl": k / 2, "proxy": 1 - math.exp(-k / 8) + rng.uniform(0, 0.05), "gold": 0.7 + k / 2 * (2 * peak - k / 2) / 100 + rng.uniform(-0.02, 0.02)} for k in range(20)]
+        curve[3]["gold"] = curve[2]["gold"] - 0.01          # an early fall that is not the turn
+        curve[-1]["proxy"] = 0.7                            # nor is the proxy's best its last
+        cases.append((curve,))
     return compare(my_stop, lambda curve: max(range(len(curve)), key=lambda i: curve[i]["gold"]), MISTAKES["stop"], cases)
 
 
 MISTAKES["best_of_n_kl"] = [
-    ("That is the bound without its correction: subtract (n - 1) / n.", lambda n: math.log(n)),
+    ("That is the logarithm at u = 1, the very best answer: take the mean over all u.", lambda n: math.log(n)),
     ("In nats, please: the natural logarithm.", lambda n: math.log2(n) - (n - 1) / n),
-    ("The correction is subtracted.", lambda n: math.log(n) + (n - 1) / n)]
+    ("That is the mean over the model's own answers, u even between 0 and 1; weigh each u by the density n u^(n - 1).", lambda n: math.log(n) - (n - 1)),
+    ("The mean of log u is negative: the second term is subtracted.", lambda n: math.log(n) + (n - 1) / n)]
 
 
 def check_best_of_n_kl(my_best_of_n_kl):

@@ -53,6 +53,16 @@ class Lab:
                 prepare.prepare(prepare.FOLDER, LITTLE, corpus_words=40_000)
         self.rows = read_jsonl(prepare.FOLDER / "prompts_eval.jsonl", **prepare.PROMPT)
 
+    def more_rows(self):
+        """1,000 further evaluation prompts: in no committed set, nowhere in the corpus as a question. None with --quick."""
+        if self.quick:
+            return []
+        lines = (prepare.FOLDER / "corpus.txt").read_text().splitlines()
+        known = {line.removeprefix(f"{corpus.QUESTION} ") for line in lines}
+        known |= {row["prompt"] for name in prepare.SIZES for row in read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
+        drawn = prepare.draw_prompts({"prompts_eval": 1_000}, prepare.SEED + 1, known)
+        return [json.loads(prepare.record(task)) for task in drawn["prompts_eval"]]
+
     def stages(self, seed):
         """Arguments of ppo.run: the defaults of every script, or something tiny."""
         common = dict(seed=seed, out=str(self.runs / f"seed{seed}"))
@@ -176,18 +186,20 @@ def compare_sizes(lab, seed):
     first, generator, rng, people = lab.seeds[0], torch.Generator().manual_seed(seed), random.Random(seed), labelers("held_out")
     wanted = {size: ONE if size == "large" and seed != first else ALL for size in SIZES}
     configs = {size: grow(lab, size, seed, wanted[size]) for size in SIZES}
+    rows = lab.rows + lab.more_rows()
 
     def answers(config, name):
         policy = load_model(Path(config.out) / f"{ppo.CHECKPOINTS[name]}.pt")
-        return policy, ppo.answer(name, policy, lab.rows, generator)
+        return policy, ppo.answer(name, policy, rows, generator)
 
     rivals = {"sft": answers(grow(lab, "large", first, ALL), "sft")[1], **{name: answers(configs["large"], name)[1] for name in ("gpt", "gpt_prompted")}}
     row = {}
     for size, config in configs.items():
         for name in [name for name in WRITERS if ppo.CHECKPOINTS[name] in wanted[size]]:
             policy, ours = answers(config, name)
-            row[f"{size} {name}"] = {f"against_{rival}": ppo.preference(lab.rows, ours, theirs, rng, people) for rival, theirs in rivals.items()}
-            row[f"{size} {name}"] |= {"params": sum(p.numel() for p in policy.parameters()), "utility": ppo.mean_of(v.utility for v in ppo.judged(lab.rows, ours))}
+            row[f"{size} {name}"] = {f"against_{rival}": ppo.preference(rows, ours, theirs, rng, people) for rival, theirs in rivals.items()}
+            row[f"{size} {name}"] |= {"params": sum(p.numel() for p in policy.parameters()), "prompts": len(rows),
+                                      "utility": ppo.mean_of(v.utility for v in ppo.judged(rows, ours))}
     return row
 
 
@@ -234,11 +246,12 @@ def skill_accuracy(policy, make, mark, n, seed):
     return sum(text == tail for text, (_, tail) in zip(said, cases)) / n
 
 
+TAXED = ("gpt", "sft", "sft_mix", "ppo", "ppo_ptx")               # sft_mix: SFT with corpus mixed in, where PPO starts
 GAMMAS, RAISED = (0.0, 0.25, 1.0, 4.0, 16.0), (4.0, 16.0)        # multiples of the default gamma_ptx; of the default beta
 
 
 def alignment_tax(lab):
-    """Corpus loss and skills of the four models; then of PPO-ptx with more and less gamma, and of PPO with a larger beta instead."""
+    """Corpus loss and skills of five models; then of PPO-ptx with more and less gamma, and of PPO with a larger beta instead."""
     def job(seed, name, **changes):
         config = lab.base(seed)
         path = Path(config.out) / f"{name}.pt"
@@ -248,7 +261,7 @@ def alignment_tax(lab):
         return row | {skill: skill_accuracy(load_model(path), make, mark, 20 if lab.quick else 300, seed) for skill, make, mark in SKILLS}
 
     for seed in lab.seeds:
-        for name in ALL:
+        for name in TAXED:
             yield f"{name} seed {seed}", lambda seed=seed, name=name: job(seed, name)
         default = lab.stages(seed)["config"]
         for times in GAMMAS[1:2] if lab.quick else GAMMAS:
@@ -450,14 +463,14 @@ def picture_kl_sweep(rows, axes):
 
 def picture_alignment_tax(rows, axes):
     """Corpus loss and skills, model by model; the two sweeps."""
-    names = [name for name in ALL if by_seed(rows, name, "corpus_loss")]
+    names = [name for name in TAXED if by_seed(rows, name, "corpus_loss")]
     for i, (skill, *_) in enumerate([("corpus_loss",)] + SKILLS):
         axis = axes[0] if skill == "corpus_loss" else axes[1]
         xs = [x + 0.15 * (i - 2.5) * (i > 0) for x in range(len(names))]
         spread(axis, xs, rows, names, skill, linestyle="", marker="sovd^"[i], color=(BLUE, BLUE, ORANGE, GREEN, GREY)[i], label=skill.replace("_", " "))
     axes[0].set_ylim(0)
     for axis, label in zip(axes, ("corpus loss (nats a token)", "documents finished word for word (share)")):
-        axis.set_xticks(range(len(names)), [ppo.TITLES[name] for name in names])
+        axis.set_xticks(range(len(names)), [{"sft_mix": "SFT mix", **ppo.TITLES}[name] for name in names])
         axis.set_ylabel(label)
     axes[1].legend(frameon=False, fontsize=8, loc="lower right")
     default = {("gamma", 0.0): "ppo", ("gamma", 1.0): "ppo_ptx", ("beta", 1.0): "ppo"}
