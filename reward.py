@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from data import prepare, tokenizer
 from data.judge import judge
-from data.labeler import labelers
+from data.labeler import agreement, labelers, opinion_without_noise
 from model import (GPTConfig, MetricLog, Common, Trunk, UserError, batches_of_like_length, cosine, generate, init_weights, load_checkpoint,
                    load_model, muon_and_adam, need, pad_batch, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
 
@@ -245,25 +245,6 @@ def scores_of(model, encoding, ranked):
     return [[next(flat) for _ in line["responses"]] for line in ranked]
 
 
-def agreement(ranked, people, rng, pairs=6_000):
-    """How often two labelers of a group prefer the same of two distinct responses; where one of them ties, half."""
-    agree = []
-    for _ in range(pairs):
-        line = rng.choice(ranked)
-        if len(line["responses"]) > 1:
-            a, b = rng.sample(line["responses"], 2)
-            one, two = (person.prefer(line["task"], a, b) for person in rng.sample(people, 2))
-            agree.append(0.5 if 0.5 in (one, two) else float(one == two))
-    return sum(agree) / len(agree)
-
-
-def opinion_without_noise(people):
-    """What a perfect reward model would predict: the mean opinion of a group, its members' errors left out."""
-    def scorer(line):
-        return [sum(p.opinion(line["task"], r, noise=False) for p in people) / len(people) for r in line["responses"]]
-    return scorer
-
-
 def measure(model, config, rows):
     """The reward model on prompts that it was not trained on, responses from the same mix, and from the SFT model alone.
 
@@ -291,8 +272,8 @@ def measure(model, config, rows):
     return {**report, "ceilings": ceilings}, margins
 
 
-def choose_sft(config, model, rows):
-    """The SFT epoch whose samples the reward model scores best on validation prompts (C.1): a list of (epoch, mean score)."""
+def keep_best_sft(config, model, rows):
+    """Writes the SFT epoch whose samples the reward model scores best on validation prompts (C.1) to out/sft.pt: the baseline."""
     encoding, table = tokenizer.load(), []
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     for name in tqdm(sft_epochs(config), desc="which SFT epoch"):
@@ -301,14 +282,8 @@ def choose_sft(config, model, rows):
                  generate(load_model(f"{config.out}/sft_epochs/{name}.pt"), prompts, MAX_NEW_TOKENS, 1.0, generator)]
         scores = score(model, encoding, [(row["prompt"], {"text": t, "ended": e}) for row, (t, e) in zip(rows, texts)])
         table.append((name, sum(scores) / len(scores)))
-    return table
-
-
-def keep_best_sft(config, model, rows):
-    """Writes the SFT epoch that the reward model likes best to out/sft.pt: the baseline."""
-    table = choose_sft(config, model, rows)
     epoch = max(table, key=lambda row: row[1])[0]
-    chosen = load_model(Path(config.out) / "sft_epochs" / f"{epoch}.pt")
+    chosen = load_model(f"{config.out}/sft_epochs/{epoch}.pt")
     save_checkpoint(Path(config.out) / "sft.pt", chosen, **stage_extra(config, "sft", made_from=["gpt", "reward_1"]), epoch=int(epoch), scores=table)
     print(f"    the reward model likes SFT epoch {int(epoch)} best; it becomes {config.out}/sft.pt, the baseline")
 
@@ -323,8 +298,7 @@ def plot(path, log, margins, table):
     for (name, values), colour, marker in zip(list(margins.items())[:2], (BLUE, ORANGE), "os"):
         both = torch.tensor(values + [-v for v in values])              # each pair seen from either side
         right = torch.tensor([1.0] * len(values) + [0.0] * len(values))
-        edges = both.quantile(torch.linspace(0, 1, 13))[1:-1]
-        bins = torch.bucketize(both, edges)
+        bins = torch.bucketize(both, both.quantile(torch.linspace(0, 1, 13))[1:-1])
         axes[1].plot([both.sigmoid()[bins == b].mean() for b in range(12)], [right[bins == b].mean() for b in range(12)],
                      marker=marker, color=colour, label=name.replace("_", " "))
     axes[1].plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
@@ -397,8 +371,7 @@ def train(config):
         raise UserError(f"--round {config.round}: there are two, 1 and 2")
     print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
     rows = prompts[:config.prompts_1] if config.round == 1 else prompts[config.prompts_1:config.prompts_1 + config.prompts_2]
-    responses = []
-    mix = samplers(config)
+    responses, mix = [], samplers(config)
     for i in tqdm(range(0, len(rows), 1_000), desc="sampling and ranking"):
         responses += collect(rows[i:i + 1_000], mix, config.k, rng, generator)
     kept = [(row, answers) for row, answers in zip(rows, responses) if len(answers) >= min(4, config.k)]

@@ -74,6 +74,25 @@ def labelers(group):
     return [Labeler(seed, group) for seed in range(N_TRAIN if group == "train" else N_HELD_OUT)]
 
 
+def agreement(ranked, people, rng, pairs=6_000):
+    """How often two labelers of a group prefer the same of two distinct responses; where one of them ties, half."""
+    agree = []
+    for _ in range(pairs):
+        line = rng.choice(ranked)
+        if len(line["responses"]) > 1:
+            a, b = rng.sample(line["responses"], 2)
+            one, two = (person.prefer(line["task"], a, b) for person in rng.sample(people, 2))
+            agree.append(0.5 if 0.5 in (one, two) else float(one == two))
+    return sum(agree) / len(agree)
+
+
+def opinion_without_noise(people):
+    """What a perfect reward model would predict: the mean opinion of a group, its members' errors left out."""
+    def scorer(line):
+        return [sum(p.opinion(line["task"], r, noise=False) for p in people) / len(people) for r in line["responses"]]
+    return scorer
+
+
 def gumbel(*key):
     """A standard Gumbel variable that depends on nothing but the key."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()

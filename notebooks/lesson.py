@@ -111,17 +111,23 @@ def curves(runs, panels):
     plt.show()
 
 
-def ask(question, prepared):
-    """The student's answer to a question; the prepared one where nobody sits before the screen (`python -m notebooks.run`)."""
+def ask(question, prepared, fits=lambda answer: True, hint=""):
+    """The student's answer, asked again until it fits; the prepared one where nobody sits before the screen (`python -m notebooks.run`)."""
     if os.environ.get("LESSON_UNATTENDED"):
         return prepared
-    return input(f"{question} ").strip() or prepared
+    while not fits(answer := input(f"{question} ").strip().lower() or prepared):
+        print(hint)
+    return answer
 
 
 def ask_ranks(prepared):
-    """The student's ranks of as many responses as `prepared` ranks; asks again until they are whole numbers, one for each."""
-    while True:
-        given = ask("Your ranks:", " ".join(map(str, prepared))).split()
-        if len(given) == len(prepared) and all(number.isdigit() for number in given):
-            return [int(number) for number in given]
-        print(f"{len(prepared)} numbers, please, e.g. {' '.join(map(str, range(1, len(prepared) + 1)))}; equal numbers tie")
+    """The student's ranks of as many responses as `prepared` ranks."""
+    hint = f"{len(prepared)} numbers, please, e.g. {' '.join(map(str, range(1, len(prepared) + 1)))}; equal numbers tie"
+    given = ask("Your ranks:", " ".join(map(str, prepared)), lambda text: len(n := text.split()) == len(prepared) and all(x.isdigit() for x in n), hint)
+    return [int(number) for number in given.split()]
+
+
+def ask_vote(votes_for_a):
+    """The student's choice: "a", "b" or "=" for a tie; prepared: that of the majority, from the share of votes for a."""
+    prepared = "a" if votes_for_a > 0.5 else "b" if votes_for_a < 0.5 else "="
+    return ask("a, b or = ?", prepared, lambda vote: vote in ("a", "b", "="), "a, b or =, please")

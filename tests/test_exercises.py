@@ -90,3 +90,18 @@ def test_a_malformed_diagnosis_gets_a_line(diagnosis, capsys):
 def test_the_checkpoints_are_small():
     assert sum(path.stat().st_size for path in lesson.CHECKPOINTS.glob("*.pt")) < 3_000_000
     assert sorted(path.stem for path in lesson.CHECKPOINTS.glob("*.pt")) == sorted(lesson.MODELS)
+
+
+def test_a_question_is_asked_again_until_the_answer_fits(monkeypatch):
+    """Typed nonsense is asked again, nothing typed means the prepared answer, and unattended nobody is asked."""
+    def typed(*lines):
+        waiting = iter(lines)
+        monkeypatch.setattr("builtins.input", lambda question: next(waiting))
+    monkeypatch.delenv("LESSON_UNATTENDED", raising=False)
+    typed("1 2", "a b c d", "1 2 2 3")
+    assert lesson.ask_ranks([1, 1, 1, 1]) == [1, 2, 2, 3]
+    typed("x", "B", "", "=")
+    assert [lesson.ask_vote(0.8) for _ in range(3)] == ["b", "a", "="]
+    monkeypatch.setenv("LESSON_UNATTENDED", "1")
+    typed()
+    assert lesson.ask_vote(0.2) == "b" and lesson.ask_ranks([2, 1]) == [2, 1]
