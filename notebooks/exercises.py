@@ -403,7 +403,10 @@ MISTAKES["win_rate"] = [
     ("A tie counts as half a win: 0.5.", lambda votes: ppo.mean_and_error([float(v == 1) for v in votes])),
     ("Ties stay in, as half a win.", lambda votes: ppo.mean_and_error([v for v in votes if v != 0.5])),
     ("That is the spread of single votes; a mean of n of them is sqrt(n) times surer.", lambda votes: wider(votes, len(votes) ** 0.5)),
-    ("That is one standard error; 95 % takes 1.96 of them.", lambda votes: wider(votes, 1 / 1.96))]
+    ("That is one standard error; 95 % takes 1.96 of them.", lambda votes: wider(votes, 1 / 1.96)),
+    ("Divide the squares by n - 1, not n: the mean itself was fitted to these votes.", lambda votes: wider(votes, ((len(votes) - 1) / len(votes)) ** 0.5)),
+    ("p (1 - p) is the spread of votes that are 0 or 1; with ties there is less. Take the votes' own deviation.",
+     lambda votes: (sum(votes) / len(votes), 1.96 * (sum(votes) / len(votes) * (1 - sum(votes) / len(votes)) / len(votes)) ** 0.5))]
 
 
 def check_win_rate(my_win_rate):
