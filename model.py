@@ -4,7 +4,7 @@
 
 InstructGPT starts from GPT-3 (section 3.5): a decoder-only transformer trained to predict the next token. Ours is GPT-2's
 architecture to the letter (Radford et al. 2019), with the parameter names that GPT-2 has in the transformers library, only
-much smaller. It can continue any text of Toytown; it has not learnt to do what it is told. That takes three more steps:
+much smaller. It can continue texts of Toytown, the toy world in data/; it has not learnt to do what it is told. That takes three more steps:
 sft.py, reward.py, ppo.py.
 
 In this file, top to bottom: the architecture; sampling and log-probabilities; checkpoints; the few helpers that every
@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from data.prepare import UserError, read_jsonl
+from data.prepare import UserError
 
 # ---------------------------------------------------------------- the architecture
 
@@ -48,7 +48,7 @@ class GPTConfig:
     n_layer: int = 4            # GPT-3 175B: 96, 1.3B: 24
     n_head: int = 4             # GPT-3 175B: 96, 1.3B: 24
     n_embd: int = 64            # GPT-3 175B: 12,288, 1.3B: 2,048
-    dropout: float = 0.0        # on the residual branches; 0.2 in SFT, 0 everywhere else (C.1)
+    dropout: float = 0.0        # on the residual branches; 0.2 in SFT, off everywhere else (C.1)
 
     def __post_init__(self):
         if min(self.n_layer, self.n_head, self.n_embd, self.block_size) < 1 or self.n_embd % (2 * self.n_head):
@@ -123,7 +123,8 @@ class Trunk(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd)
 
     def forward(self, idx, positions=None, caches=None, visible=None):
-        """idx (B, T) -> hidden states (B, T, C). Raises ValueError if T is longer than the context."""
+        """idx (B, T), positions (T,) or (B, T), caches a dict a block, visible (B, 1, T, past + T) -> hidden states (B, T, C).
+        Raises ValueError if a position lies outside the context."""
         if positions is None:
             positions = torch.arange(idx.shape[1], device=idx.device)
         if positions.max() >= self.wpe.num_embeddings:
@@ -174,7 +175,7 @@ def start_near_copying(trunk, std):
     """Initial attention that looks for tokens like the present one, nearby first, and passes on what it finds.
 
     The architecture is GPT-2's, this start is not: it is a mimetic initialisation (after Trockman and Kolter 2023), with keys equal
-    to queries, output weights half the transposed values, sinusoidal positions (Vaswani et al. 2017, 3.5). All of it is then
+    to queries, output weights halfway to the transposed values, sinusoidal positions (Vaswani et al. 2017, 3.5). All of it is then
     trained. Copying emerges sooner: four layers, 2,000 steps, one seed: validation loss 0.80, not 0.84."""
     length, width = trunk.wpe.weight.shape
     angles = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)      # (length, C / 2)
@@ -209,7 +210,8 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, generator=None, ba
     """Samples a response to each prompt (a list of ids); returns lists of ids, <|endoftext|> included when it was sampled.
 
     Prompts of unequal length are padded on the left. Positions skip the padding and attention does not see it, so a
-    prompt's distribution does not depend on its neighbours. temperature=0 takes the likeliest token."""
+    prompt's distribution does not depend on its neighbours. temperature=0 takes the likeliest token. Raises ValueError if
+    prompt and response do not fit into the context."""
     longest = max((len(p) for p in prompts), default=0) + max_new_tokens
     if longest > model.config.block_size:
         raise ValueError(f"prompt and response of {longest} tokens do not fit into the context of {model.config.block_size}")
@@ -239,7 +241,7 @@ def generate_batch(model, prompts, max_new_tokens, temperature, generator):
     for _ in range(max_new_tokens):
         logits = model.lm_head(model.transformer(idx, positions, caches, visible)[:, -1])       # (alive, V)
         if temperature == 0:
-            chosen = logits.index_fill(1, torch.tensor(pad, device=device), float("-inf")).argmax(1)
+            chosen = distribution(logits, 1.0, pad).argmax(1)                                   # (alive,)
         else:
             summed = distribution(logits, temperature, pad).exp().cumsum(1)                     # (alive, V)
             drawn = torch.rand(len(alive), 1, generator=generator, device=device) * summed[:, -1:]          # (alive, 1)
@@ -343,7 +345,7 @@ class Common:
     """Flags of every stage."""
     seed: int = 1               # of weights, batches and samples; the world and its files do not depend on it
     out: str = "out"            # folder of everything that is made
-    device: str = "auto"        # cpu, cuda, mps; auto takes cpu: these models are too small to feel a GPU
+    device: str = "auto"        # cpu, cuda, mps; auto takes cpu: these models are too small for a GPU to help much (not measured)
 
 
 def stage_extra(config, stage, made_from=()):
@@ -415,14 +417,14 @@ def keep_freed_memory():
 
 
 def cosine(step, steps, peak, warmup=0):
-    """Learning rate: linear warm-up from a tenth, then a cosine down to 10 % of the peak (C.1, C.2)."""
+    """Learning rate: a cosine down to 10 % of the peak (C.1, C.2), after a linear warm-up from a tenth (ours, in reward.py only)."""
     if step < warmup:
         return peak * (0.1 + 0.9 * step / warmup)
     return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
 
 
 class MetricLog:
-    """out/name.jsonl, a line an iteration. NaN or infinity in training stops it with one line."""
+    """out/name.jsonl, a line a time. NaN or infinity in training stops it with one line."""
 
     def __init__(self, config, name):
         self.path = Path(config.out) / f"{name}.jsonl"
@@ -487,13 +489,14 @@ class Config(Common):
     block_size: int = 128       # longest sequence in tokens (2,048)
     batch_tokens: int = 2048    # tokens of a step (1 million)
     steps: int = 4_400          # 8.7 million tokens, 2.3 passes over the corpus (300 billion tokens, less than one pass)
-    lr: float = 0.007           # Muon's peak learning rate, for the matrices of the blocks (GPT-3: Adam, 2e-4)
+    lr: float = 0.007           # peak rate of Muon (momentum, made orthogonal), for the matrices of the blocks (GPT-3: Adam, 2e-4)
     lr_rest: float = 4e-3       # Adam's peak learning rate, for embeddings, biases and norms (2e-4): small models take large steps
     chat: str = ""              # a checkpoint to talk to, instead of training
 
 
 def read_corpus(encoding, block_size):
-    """(training documents, validation documents) as lists of ids, each between two <|endoftext|>; the last 2 % validate."""
+    """(training documents, validation documents) as lists of ids, each between two <|endoftext|> and cut
+    at block_size; the last 2 % validate."""
     path = prepare.FOLDER / "corpus.txt"
     if not path.exists():
         prepare.prepare(corpus_only=True)
@@ -531,7 +534,8 @@ def corpus_loss(model, documents):
 
 @torch.no_grad()
 def validation_loss(model, documents):
-    """Mean loss on validation documents, in nats per token. Its rise above the base model's is the alignment tax."""
+    """Mean loss on validation documents, in nats per token. Its rise above the base model's is the alignment tax: what
+    fine-tuning costs in what the base model could do."""
     documents = sorted(documents, key=len)
     parts = [documents[i:i + 100] for i in range(0, len(documents), 100)]
     tokens = [sum(len(d) - 1 for d in part) for part in parts]
@@ -542,7 +546,7 @@ def muon_and_adam(model, lr, lr_rest, decay=0.0):
     """Muon for the matrices of the blocks (Jordan et al. 2024), Adam for the rest: pairs (optimiser, peak learning rate).
 
     GPT-3 was trained with Adam. The rates decide when copying emerges: with 0.02 and 0.006 instead of 0.01 and 0.003
-    it came hundreds of steps later (validation loss 0.89, not 0.80, after 1,600 steps of development runs, four layers)."""
+    it came hundreds of steps later (validation loss 0.89, not 0.80, after 1,600 steps of development runs; 0.007 and 0.004 came later)."""
     matrices = [p for name, p in model.named_parameters() if ".h." in name and p.dim() == 2]
     rest = [p for name, p in model.named_parameters() if not (".h." in name and p.dim() == 2)]
     return [(torch.optim.Muon(matrices, weight_decay=decay / 10), lr),

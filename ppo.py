@@ -7,19 +7,20 @@ maximises (equation 2)
 
     E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_SFT(y|x) ) ]  +  gamma_ptx E_x~pretraining [ log pi(x) ]
 
-The first term is reached by PPO (Schulman et al. 2017) with the KL penalty paid token by token; the second mixes in gradients
-of the pretraining loss. gamma_ptx = 0 is "PPO"; with it, "PPO-ptx", which the paper calls InstructGPT.
+pi_SFT is out/sft_mix.pt (C.3), not the baseline out/sft.pt. The first term is maximised by PPO (Schulman et al. 2017) with the KL
+penalty paid token by token; the second mixes in gradients of the pretraining loss. gamma_ptx = 0 is "PPO"; with it, "PPO-ptx",
+which the paper calls InstructGPT. The reward model's offset for a prompt is arbitrary: the value network takes it out.
 
 In this file, top to bottom: the arithmetic, on one screen; a rollout; an update; the training loop; and below a rule the
 evaluation, the pictures, and the order of the whole run: whatever has no output yet is made, in two rounds,
 
     model.py -> sft.py -> reward.py -> PPO -> reward.py again, with PPO's samples -> PPO and PPO-ptx -> evaluation.
 
-Metrics in out/ppo*.jsonl, a line an iteration (means over the iteration's episodes or tokens):
-    score       reward model's score          gold           the judge's utility, which training never sees
+Metrics in out/ppo*.jsonl, a line an iteration (means over its episodes, tokens or minibatches):
+    score       reward model's, less no_end   gold           the judge's utility, which training never sees
     kl          k1, sum over tokens of log pi - log pi_SFT   kl_k3      the same by Schulman's k3, never negative
     reward      score - beta * kl             length, ended  tokens of a response, share that ended by itself
-    entropy     mean of -log pi, nats a token ratio          pi / pi_old, largest departure from 1 in the first minibatch
+    entropy     mean of -log pi, nats a token ratio          1 + the largest |pi / pi_old - 1| in the first minibatch: 1
     clip_fraction, approx_kl                  share of clipped tokens; KL of the update itself
     policy_loss, value_loss, ptx_loss         the three losses      explained_variance   of the returns, by the value network
     grad_norm   of the policy, before clipping
@@ -27,7 +28,7 @@ Metrics in out/ppo*.jsonl, a line an iteration (means over the iteration's episo
 import copy
 import dataclasses
 import json
-import resource
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,21 +44,21 @@ from data import corpus, prepare, tasks, tokenizer
 from data import judge as gold_judge
 from data.labeler import labelers
 from model import (Common, MetricLog, UserError, corpus_batches, corpus_loss, generate, load_model, made, need, pad_batch,
-                   read_corpus, read_jsonl, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
-from reward import BLUE, GREEN, GREY, MAX_NEW_TOKENS, ORANGE, load_reward_model, plt, score
+                   read_corpus, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
+from reward import BLUE, GREEN, GREY, MAX_NEW_TOKENS, ORANGE, load_reward_model, plt
 
 
 @dataclass
 class Config(Common):
     """Settings, the paper's value in brackets (C.4)."""
     iterations_1: int = 8       # rollouts and updates of the first round, whose policy only feeds round 2 of the reward model
-    iterations: int = 30        # of the second round (500: 256,000 episodes)
+    iterations: int = 30        # of the second round, 30,720 episodes (500: 256,000)
     episodes: int = 1024        # a rollout (512). Noise is what limits PPO here: with 256, gold utility 0.81, not 0.84 (seed 11)
     minibatch: int = 256        # episodes of an optimiser step (64)
     inner_epochs: int = 1       # passes over a rollout (1)
     beta: float = 0.15          # KL penalty (0.02; scores have another scale here). With 0.05 gold fell while the score rose
     gamma_ptx: float = 0.4      # weight of the pretraining loss per token (27.8, normalised in a way the paper does not state)
-    clip: float = 0.2           # PPO's clipping range (0.2)
+    clip: float = 0.2           # PPO's clipping range (0.2); of the values, too [not stated]
     lam: float = 0.95           # GAE's lambda [not stated]; the discount is 1, as in the paper
     lr: float = 1e-3            # policy, constant after warm-up (swept, 2.55e-6 to 2.55e-5 for 1.3B)
     lr_norm: float = 0.03       # the same for the last layer norm, which scales all logits: how sure the policy is (see make_optimizers)
@@ -101,7 +102,8 @@ def masked_mean(x, mask):
 
 
 def whiten(x, mask):
-    """Mean 0, variance 1 over response tokens; (B, R) -> (B, R). For advantages only: it would change a reward's sign."""
+    """Mean 0, variance 1 over response tokens; (B, R) -> (B, R). For advantages only: it would change a
+    reward's sign. [not stated in the paper]"""
     centred = (x - masked_mean(x, mask)) * mask                         # (B, R)
     return centred / (masked_mean(centred ** 2, mask) + 1e-8).sqrt()
 
@@ -124,8 +126,8 @@ def value_loss(values, old_values, returns, mask, clip):
 
 
 def kl_estimates(logprobs, ref_logprobs):
-    """Two unbiased estimates of KL(pi || pi_ref) from pi's samples: (B, R) -> k1, k3 (B, R). k3 is never negative."""
-    k1 = logprobs - ref_logprobs
+    """Two unbiased estimates of KL(pi || pi_ref) from pi's samples (Schulman 2020): (B, R) -> k1, k3 (B, R). k3 is never negative."""
+    k1 = logprobs - ref_logprobs                                        # (B, R)
     return k1, (-k1).exp() - 1 + k1
 
 
@@ -133,7 +135,7 @@ def kl_estimates(logprobs, ref_logprobs):
 
 
 def at_responses(x, prompt_lengths, mask):
-    """Cuts the response out of x (B, T): column prompt_length - 1 + t -> column t of (B, R); 0 past the end.
+    """Cuts the response out of x (B, T or T - 1): column prompt_length - 1 + t -> column t of (B, R); 0 past the end.
 
     One to the left of the token, because both things that are cut stand there: model.logprobs puts the log-probability of
     idx[:, c + 1] into column c, and the value before a token is what the network says having read all tokens before it."""
@@ -165,10 +167,12 @@ def trimmed(batch, rows):
 def rollout(rows, policy, reference, value_net, reward_model, config, generator):
     """Answers a batch of prompts with the policy and works out everything that the update needs, all without gradient.
 
-    Returns a dict: idx (B, T), prompt_lengths (B,), mask, logprobs, values, advantages, returns (B, R), and `stats`."""
+    Returns a dict of what the update needs: idx (B, T), lengths, prompt_lengths (B,), mask, logprobs, values, returns, advantages
+    (B, R), whitened over the whole rollout after the returns were formed; and for trace and the log raw_advantages, ref_logprobs,
+    rewards (B, R), scores (B,) less no_end, answers, stats."""
     encoding, device = tokenizer.load_cached(), policy.lm_head.weight.device
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
-    responses = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)
+    responses = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)               # ids, never decoded and encoded again
     idx, lengths, prompt_lengths, mask = batch_of(prompts, responses, policy.config.pad, device)
     batch = dict(idx=idx, lengths=lengths, prompt_lengths=prompt_lengths, mask=mask)
     logprobs, ref_logprobs, values = torch.zeros(3, *mask.shape, dtype=policy.lm_head.weight.dtype, device=device)      # each (B, R)
@@ -187,7 +191,7 @@ def rollout(rows, policy, reference, value_net, reward_model, config, generator)
     advantages, returns = gae(rewards, values, mask, 1.0, config.lam)                   # (B, R), (B, R)
     k1, k3 = kl_estimates(logprobs, ref_logprobs)                                       # (B, R), (B, R)
     gold = [gold_judge.judge(row["task"], text, e).utility for row, (text, e) in zip(rows, answers)]
-    unexplained = masked_mean((returns - values) ** 2, mask) / masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
+    unexplained = masked_mean((returns - values) ** 2, mask) / masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)         # scalar
     stats = dict(score=scores.mean(), gold=sum(gold) / len(gold), kl=(k1 * mask).sum(1).mean(), kl_k3=(k3 * mask).sum(1).mean(),
                  reward=rewards.sum(1).mean(), length=mask.sum(1).mean(), ended=ended.mean(), entropy=-masked_mean(logprobs, mask),
                  explained_variance=1 - unexplained)
@@ -202,32 +206,32 @@ def rollout(rows, policy, reference, value_net, reward_model, config, generator)
 def update(batch, rows, policy, value_net, optimizers, config, documents=None):
     """One optimiser step of policy and value network on the episodes `rows` (a LongTensor) of a rollout.
 
-    documents: corpus texts whose pretraining loss, times gamma_ptx, joins the same step (equation 2). Returns metrics."""
+    documents: corpus texts whose pretraining loss, times gamma_ptx, joins the same step (equation 2). Returns the update's metrics, floats."""
     batch = trimmed(batch, rows)
-    idx, prompt_lengths, mask = batch["idx"], batch["prompt_lengths"], batch["mask"]    # (b, T), (b,), (b, R)
-    logprobs = at_responses(pretraining.logprobs(policy, idx), prompt_lengths, mask)    # (b, R)
-    loss, clip_fraction = policy_loss(logprobs, batch["logprobs"], batch["advantages"], mask, config.clip)
-    ptx_loss = corpus_loss(policy, documents) if documents else torch.zeros(())
+    idx, prompt_lengths, mask = batch["idx"], batch["prompt_lengths"], batch["mask"]    # (b, t), (b,), (b, r)
+    logprobs = at_responses(pretraining.logprobs(policy, idx), prompt_lengths, mask)    # (b, r)
+    loss, clip_fraction = policy_loss(logprobs, batch["logprobs"], batch["advantages"], mask, config.clip)        # scalars
+    ptx_loss = corpus_loss(policy, documents) if documents else torch.zeros(())         # scalar
     (loss + config.gamma_ptx * ptx_loss).backward()
-    values = at_responses(value_net.values(idx), prompt_lengths, mask)                  # (b, R)
-    v_loss = value_loss(values, batch["values"], batch["returns"], mask, config.clip)
+    values = at_responses(value_net.values(idx), prompt_lengths, mask)                  # (b, r)
+    v_loss = value_loss(values, batch["values"], batch["returns"], mask, config.clip)          # scalar
     v_loss.backward()
-    grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)                      # [not stated]
     nn.utils.clip_grad_norm_(value_net.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    change = (logprobs - batch["logprobs"]).detach()                                    # (b, R)
-    ratio = 1 + ((change.exp() - 1) * mask).abs().max()
+    change = (logprobs - batch["logprobs"]).detach()                                    # (b, r)
+    ratio = 1 + ((change.exp() - 1) * mask).abs().max()                                        # scalar
     return dict(policy_loss=loss.item(), value_loss=v_loss.item(), ptx_loss=ptx_loss.item(), clip_fraction=clip_fraction.item(),
-                approx_kl=masked_mean(change.exp() - 1 - change, mask).item(), ratio=ratio.item(), grad_norm=grad_norm.item())
+                approx_kl=masked_mean(kl_estimates(batch["logprobs"], logprobs.detach())[1], mask).item(), ratio=ratio.item(), grad_norm=grad_norm.item())
 
 
 # ---------------------------------------------------------------- training
 
 
 def make_optimizers(policy, value_net, config):
-    """Adam for the policy and Adam for the value network; each group of weights has its own peak rate.
+    """Adam (0.9, 0.95; appendix C) for the policy and for the value network; each group of weights has its own peak rate.
 
     Why the last layer norm has one: Adam moves a weight by about its rate a step, however large the gradient, so in a hundred steps
     of 1e-3 that norm, near 1.7, cannot scale the logits much; but scaling them by 1.2 afterwards raised gold from 0.81 to
@@ -239,21 +243,23 @@ def make_optimizers(policy, value_net, config):
 
 
 def fit(config, name, reward_name, iterations, gamma_ptx):
-    """PPO from out/sft_mix.pt against a reward model; writes out/<name>.pt (averaged weights) and out/<name>.jsonl.
+    """PPO from out/sft_mix.pt against a reward model; writes out/<name>.pt, out/<name>_value.pt, out/<name>.jsonl; returns the policy.
 
-    Warm-up: the first 2 % of iterations, from a tenth of the learning rate, then constant, as in the paper. The weights are
+    Warm-up: 2 % of iterations, at least one, from a tenth of the learning rate, then constant, as in the paper. The weights are
     averaged with a decay that has forgotten all but 1.8 % of the start at the end, as the paper's 0.992 has after 500
-    iterations; the averaged weights are the ones that are kept and evaluated [the paper does not say]."""
+    iterations; the averaged policy is the one that is kept and evaluated [the paper does not say]. Pretraining mix: 2,048 tokens,
+    about 50 documents, a step of 256 episodes (8 examples an episode)."""
     start = time.time()
     device, rng, generator = set_up(config)
     encoding = tokenizer.load_cached()
     path = need(config, "sft_mix", "sft.py")
-    policy, reference = load_model(path, device), load_model(path, device)
+    policy, reference = load_model(path, device), load_model(path, device)          # in eval mode to the end: no dropout, so the ratio starts at 1
     reward_model = load_reward_model(need(config, reward_name, "reward.py"), device)
     value_net = copy.deepcopy(reward_model)                             # a network of its own, initialised from the RM
     average, decay = copy.deepcopy(policy), 0.018 ** (1 / iterations)
     optimizers = make_optimizers(policy, value_net, config)
-    rows, given = read_jsonl(prepare.FOLDER / "prompts_rl.jsonl", **prepare.PROMPT), config
+    rows = prepare.read_jsonl(prepare.FOLDER / "prompts_rl.jsonl", **prepare.PROMPT)
+    given = config                                                      # as asked for: what `made` compares
     if len(rows) < config.episodes:
         raise UserError(f"--episodes {config.episodes}: there are only {len(rows)} prompts in prompts_rl.jsonl")
     config = dataclasses.replace(config, gamma_ptx=gamma_ptx)
@@ -269,7 +275,7 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
             group["lr"] = warm * group["peak"]
         steps = []
         for _ in range(config.inner_epochs):
-            parts = by_length(batch["lengths"], config.minibatch)
+            parts = by_length(batch["lengths"], config.minibatch)       # of like length (the paper: at random): less padding
             for part in rng.sample(parts, len(parts)):
                 documents = next(pretraining_documents) if gamma_ptx else None
                 steps.append(update(batch, part, policy, value_net, optimizers, config, documents))
@@ -291,7 +297,9 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
 
 
 def trace(prompt, config=Config(), name="ppo_ptx"):
-    """One episode, a dict a token: token, logprob, ref_logprob, kl, reward, value, advantage, return. Uses out/<name>.pt."""
+    """One episode, a dict a token: token, logprob, ref_logprob, kl, reward, value, advantage, return.
+
+    In nats, advantages before whitening. Uses out/<name>.pt and out/<name>_value.pt."""
     device, _, generator = set_up(config)
     policy, reference = load_model(need(config, name, "ppo.py"), device), load_model(need(config, "sft_mix", "sft.py"), device)
     value_net, reward_model = (load_reward_model(Path(config.out) / f"{n}.pt", device) for n in (f"{name}_value", "reward"))
@@ -335,8 +343,8 @@ def answer(name, model, rows, generator, reward_model=None):
     rounds = [[cut(*tokenizer.response_text(encoding, r)) for r in generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator)] for _ in range(tries)]
     if tries == 1:
         return rounds[0]
-    flat = iter(score(reward_model, encoding, [(row["prompt"], one[i]) for i, row in enumerate(rows) for one in rounds]))
-    scores = [[next(flat) for _ in rounds] for _ in rows]               # a response that never ends loses here too
+    lines = [{"prompt": row["prompt"], "responses": [one[i] for one in rounds]} for i, row in enumerate(rows)]
+    scores = reward_stage.scores_of(reward_model, encoding, lines)      # the reward model sees by itself where the end is missing
     return [rounds[values.index(max(values))][i] for i, values in enumerate(scores)]
 
 
@@ -348,7 +356,7 @@ def mean_and_error(shares):
 
 
 def preference(rows, ours, theirs, rng, people, judges=5):
-    """How often held-out labelers prefer `ours`, sides shuffled, ties half: [mean, low, high] with a 95 % interval over prompts."""
+    """How often held-out labelers prefer `ours`, sides shuffled, ties half [not stated]: [mean, low, high], 95 % over prompts."""
     shares = []
     for row, a, b in zip(rows, ours, theirs):
         votes = []
@@ -392,10 +400,11 @@ def describe_model(model, rows, responses, closed, closed_responses, valid_docum
 
 @torch.no_grad()
 def kl_to_reference(model, reference, rows, generator):
-    """KL(pi || pi_SFT) in nats a response, k1 on fresh samples."""
+    """KL(pi || pi_SFT) in nats a response, k1 on fresh samples: a float."""
     encoding = tokenizer.load_cached()
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
-    idx, _, starts, mask = batch_of(prompts, generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator), model.config.pad, model.lm_head.weight.device)
+    responses, device = generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator), model.lm_head.weight.device
+    idx, _, starts, mask = batch_of(prompts, responses, model.config.pad, device)       # (B, T), -, (B,), (B, R)
     k1, _ = kl_estimates(*(at_responses(pretraining.logprobs(m, idx), starts, mask) for m in (model, reference)))
     return (k1 * mask).sum(1).mean().item()
 
@@ -404,8 +413,10 @@ def evaluate(config):
     """All six models on held-out prompts: returns what goes into out/results.json, and the responses by model."""
     device, rng, generator = set_up(config)
     out, people = Path(config.out), labelers("held_out")
-    rows = read_jsonl(prepare.FOLDER / f"prompts_{config.split}.jsonl", **prepare.PROMPT)
-    closed = read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT) if config.split == "eval" else [r for r in rows if r["use_case"] in tasks.CLOSED_DOMAIN]
+    rows = prepare.read_jsonl(prepare.FOLDER / f"prompts_{config.split}.jsonl", **prepare.PROMPT)
+    closed = [row for row in rows if row["use_case"] in tasks.CLOSED_DOMAIN]
+    if config.split == "eval":
+        closed = prepare.read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT)
     reward_model, reference = load_reward_model(out / "reward.pt", device), load_model(out / "sft_mix.pt", device)
     documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)[1]
     responses, entries = {}, {}
@@ -474,7 +485,8 @@ def plot_losses(out):
         by_epoch = [row[x] if x == "step" else row["step"] / max(1, rows[-1]["step"]) * rows[-1]["epoch"] for row in rows]
         axis.plot(by_epoch, [row["loss"] for row in rows], color=BLUE, alpha=0.5, linewidth=0.7, label="training")
         axis.plot([row[x] for row in checks], [row["valid_loss"] for row in checks], color=ORANGE, marker="o", markersize=3, label="validation")
-        axis.set(xlabel=x, ylabel="loss (nats a token)", title={"gpt": "Step 0: pretraining on the corpus", "sft": "Step 1: fine-tuning, response tokens"}[name])
+        title = {"gpt": "Step 0: pretraining on the corpus", "sft": "Step 1: fine-tuning, response tokens"}[name]
+        axis.set(xlabel=x, ylabel="loss (nats a token)", title=title)
         axis.legend(frameon=False)
     axes[0].set_ylim(0, 3)
     fig.tight_layout()
@@ -483,7 +495,7 @@ def plot_losses(out):
 
 
 def plot_dashboard(out):
-    """out/ppo.png: proxy and gold score, KL, length, value network, corpus loss over the two final runs."""
+    """out/ppo.png: proxy and gold score, KL, length, explained variance, entropy over the two final runs."""
     panels = [("score", "reward model's score (proxy)"), ("gold", "gold utility (never trained on)"), ("kl", "KL to the SFT model (nats)"),
               ("length", "response length (tokens)"), ("explained_variance", "explained variance of returns"), ("entropy", "entropy (nats a token)")]
     fig, axes = plt.subplots(2, 3, figsize=(13, 6.4))
@@ -511,10 +523,11 @@ def plot_figures(out, results):
     axes[0].set_xticks(range(len(MODELS)), [TITLES[n].replace(" ", "\n", 1) for n in MODELS], fontsize=8)
     axes[0].set(ylim=(0, 1), ylabel="preferred to SFT (held-out labelers, 95 % CI)", title="Figure 1: what people prefer")
     axes[0].legend(frameon=False, loc="upper left")
-    keys = [("attempts_correct_instruction", "attempts\nthe instruction"), ("follows_constraints", "follows\nconstraints"), ("appropriate", "fit for an\nassistant"),
-            ("hallucinates_closed_domain", "hallucinates\n(closed domain)"), ("toxic", "toxic")]
+    keys = [("attempts_correct_instruction", "attempts\nthe instruction"), ("follows_constraints", "follows\nconstraints"),
+            ("appropriate", "fit for an\nassistant"), ("hallucinates_closed_domain", "hallucinates\n(closed domain)"), ("toxic", "toxic")]
     for i, name in enumerate(MODELS):
-        axes[1].bar([k + (i - 2.5) * 0.14 for k in range(len(keys))], [results["models"][name][key] or 0 for key, _ in keys], 0.13, color=COLOURS[name], label=TITLES[name])
+        places, shares = [k + (i - 2.5) * 0.14 for k in range(len(keys))], [results["models"][name][key] or 0 for key, _ in keys]
+        axes[1].bar(places, shares, 0.13, color=COLOURS[name], label=TITLES[name])
     axes[1].set_xticks(range(len(keys)), [title for _, title in keys], fontsize=9)
     axes[1].set(ylim=(0, 1.18), ylabel="share of responses", title="Figure 4: what is in the responses")
     axes[1].legend(frameon=False, ncols=6, fontsize=7.5, loc="upper center")
@@ -536,6 +549,15 @@ def side_by_side(rows, responses):
 # ---------------------------------------------------------------- the whole run
 
 
+def peak_memory():
+    """The most memory that this process has held, in MB; 0 where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 ** 2 if sys.platform == "darwin" else 1024)
+
+
 def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     """Runs every stage that has no output yet, then evaluates. Settings of earlier stages may be given (tests do)."""
     set_up(config)
@@ -544,7 +566,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     reward_1, reward_2 = reward_1 or reward_stage.Config(**common, round=1), reward_2 or reward_stage.Config(**common, round=2)
     plan = [("data", prepare.FOLDER / "corpus.txt", lambda: prepare.prepare(corpus_only=True)),
             ("pretrain", "gpt", lambda: pretraining.train(pretrain)), ("sft", "sft_mix", lambda: sft_stage.train(sft)),
-            ("reward", "sft", lambda: reward_stage.train(reward_1)),
+            ("reward", "sft", lambda: reward_stage.train(reward_1)),            # writes reward_1.pt, then sft.pt
             ("ppo", "ppo_1", lambda: fit(config, "ppo_1", "reward_1", config.iterations_1, 0.0)),
             ("reward", "reward", lambda: reward_stage.train(reward_2)),
             ("ppo", "ppo", lambda: fit(config, "ppo", "reward", config.iterations, 0.0)),
@@ -565,7 +587,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     plot_dashboard(out)
     plot_figures(out, results)
     seconds |= {"evaluate": time.time() - start}
-    results |= {"seconds": seconds | {"total": sum(seconds.values())}, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    results |= {"seconds": seconds | {"total": sum(seconds.values())}, "peak_mb": peak_memory()}
     prepare.write(out / "results.json", json.dumps(results, indent=1))
     side_by_side(rows, responses)
     print(f"\n{table(results)}\n\nmade {out}/results.json, losses.png, reward.png, ppo.png and figures.png; {results['seconds']['total']:.0f} s in all, "

@@ -9,7 +9,7 @@ by one that puts out a single number, and it learns to score the preferred respo
     loss = - 1 / C(K, 2)  E[ log sigmoid( r(x, y_w) - r(x, y_l) ) ]
 
 All C(K, 2) pairs of a prompt are one batch element: each response is read once, the prompt once for all, and correlated pairs cannot be spread over
-several updates, which overfits (3.5). Ties are dropped. A bias finally puts labelers' demonstrations at 0 on average (3.5).
+several updates, which overfits (3.5). Ties are dropped (C.2). A bias finally puts labelers' demonstrations at 0 on average (3.5).
 
 Two rounds. A reward model that has only seen the SFT model's responses is soon fooled by the policy that is trained against
 it; so, as the paper says of steps 2 and 3, the loop is iterated: the first PPO policy's responses are ranked too.
@@ -30,12 +30,12 @@ from data import prepare, tokenizer
 from data.judge import judge
 from data.labeler import agreement, labelers, opinion_without_noise
 from model import (GPTConfig, MetricLog, Common, Trunk, UserError, batches_of_like_length, cosine, generate, init_weights, load_checkpoint,
-                   load_model, muon_and_adam, need, pad_batch, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
+                   load_model, muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up, stage_extra)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
 
-MAX_NEW_TOKENS = 32             # the longest response, in every stage and for every model
+MAX_NEW_TOKENS = 32             # the longest response in ranking, RL and evaluation (1,000)
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"      # Okabe and Ito's colour-blind-safe palette
 
 
@@ -47,20 +47,21 @@ class Config(Common):
     prompts_2: int = 15_000     # prompts ranked in round 2
     k: int = 6                  # responses a prompt (4 to 9)
     opinions: int = 5           # labelers who rank the same responses, each alone (mostly 1): a small model needs clear labels
-    epochs: int = 2             # passes over the rankings (1: more overfit; not yet here: gold utility 0.84 for 0.79, one development run)
+    epochs: int = 2             # passes over the rankings (1: more overfit; not yet here: utility by the judge 0.84 for 0.79, one development run)
     batch_size: int = 4         # prompts of a step (64): we have fewer prompts, and small steps learn more from them
     lr: float = 0.003           # Muon's peak, for the matrices of the blocks, cosine to 10 % (Adam, 9e-6 for 6B)
-    lr_rest: float = 1.5e-3     # Adam's peak, for the rest
+    lr_rest: float = 1.5e-3     # Adam's peak, for the rest (9e-6)
 
 
 # ---------------------------------------------------------------- rankings
 
 
 def samplers(config):
-    """The mix of response writers, a (name, model, temperature) for each of the K places; None: the answer to another prompt.
+    """Who writes responses, each as (name, model, temperature): a list for the first K - 1 places, and one of odd writers that take
+    turns at the last (model None: the answer to another prompt).
 
     Variety is what makes the reward model robust: hot samples, the base model and answers to other prompts show it the kinds
-    of nonsense that a policy might otherwise try. The paper's come "primarily" from SFT policies, in part from PPO policies."""
+    of nonsense that a policy might otherwise try. Most of the paper's come from SFT policies, some from PPO policies."""
     sft = load_model(need(config, f"sft_epochs/{sft_epochs(config)[-1]}", "sft.py"))
     mixed, gpt = load_model(need(config, "sft_mix", "sft.py")), load_model(need(config, "gpt", "model.py"))
     odd = [("sft_hot", sft, 1.5), ("gpt", gpt, 1.0), ("other_prompt", None, 1.0)]
@@ -124,7 +125,7 @@ def rank(rows, responses, people, rng, round, opinions=1):
 
 def read_rankings(path):
     """The lines of out/rankings.jsonl; a line whose ranks do not rank its responses raises UserError."""
-    lines = read_jsonl(path, prompt=str, task=dict, responses=list, ranks=list, round=int)
+    lines = prepare.read_jsonl(path, prompt=str, task=dict, responses=list, ranks=list, round=int)
     for number, line in enumerate(lines, 1):
         if not all(isinstance(r, dict) and isinstance(r.get("text"), str) and isinstance(r.get("ended"), bool) for r in line["responses"]):
             raise UserError(f'{path}, line {number}: a response is {{"text": ..., "ended": true or false}}')
@@ -152,7 +153,7 @@ class RewardModel(nn.Module):
         nn.init.zeros_(self.score.weight)                               # all responses start equal: loss log 2
 
     def values(self, idx, **sharing):
-        """idx (B, T) -> (B, T): the number at every position, having read up to and with it."""
+        """idx (B, T) -> (B, T): the number at every position, having read up to and including it."""
         return self.score(self.transformer(idx, **sharing)).squeeze(-1) + self.bias
 
     def forward(self, idx, lengths):
@@ -178,7 +179,7 @@ def ranking_loss(scores, valid):
 
     The mean over a prompt's valid pairs, then over prompts: each prompt is one batch element, however many pairs it has."""
     margins = scores[:, :, None] - scores[:, None, :]                   # (N, K, K): r(x, y_i) - r(x, y_j)
-    pairs = valid.sum(dim=(1, 2))                                       # (N,): C(K, 2) less ties
+    pairs = valid.sum(dim=(1, 2))                                       # (N,): labelers x C(K, 2), less ties
     losses = -(F.logsigmoid(margins) * valid).sum(dim=(1, 2)) / pairs.clamp(min=1)              # (N,)
     return losses.sum() / (pairs > 0).sum().clamp(min=1)
 
@@ -214,7 +215,7 @@ def score(model, encoding, pairs):
     order, scores = sorted(range(len(pairs)), key=lambda i: len(sequences[i])), [0.0] * len(pairs)
     for start in range(0, len(order), 256):
         rows = order[start:start + 256]
-        values = model(*pad_batch([sequences[i] for i in rows], model.config.pad, model.score.weight.device))     # (256,)
+        values = model(*pad_batch([sequences[i] for i in rows], model.config.pad, model.score.weight.device))     # (up to 256,)
         for i, value in zip(rows, values.tolist()):
             scores[i] = value
     return scores
@@ -223,15 +224,12 @@ def score(model, encoding, pairs):
 # ---------------------------------------------------------------- how good is it?
 
 
-def pair_rows(ranked, scorer):
-    """All pairs that a labeler did not tie: (score margin of the preferred over the other) for each, as a list.
+def margins_of(ranked, scores):
+    """For every pair of responses that a labeler did not tie: score of the preferred minus score of the other, as a list.
 
-    scorer: line -> a number for each response of it."""
-    margins = []
-    for line in ranked:
-        values = scorer(line)
-        margins += [values[i] - values[j] for i, a in enumerate(line["ranks"]) for j, b in enumerate(line["ranks"]) if a < b]
-    return margins
+    scores: a list of the scores of its responses for each line."""
+    return [values[i] - values[j] for line, values in zip(ranked, scores)
+            for i, a in enumerate(line["ranks"]) for j, b in enumerate(line["ranks"]) if a < b]
 
 
 def accuracy(margins):
@@ -249,7 +247,7 @@ def measure(model, config, rows):
     """The reward model on prompts that it was not trained on, responses from the same mix, and from the SFT model alone.
 
     Returns (results.json's "reward_model", score margins for the calibration plot). Ceilings: what the noise-free mean opinion
-    of the training labelers would reach, which no reward model trained on their rankings can beat for long."""
+    of ten training labelers would reach, which no reward model trained on their rankings can beat for long."""
     encoding, rng, generator = tokenizer.load(), random.Random(config.seed), torch.Generator().manual_seed(config.seed)
     usual, odd = samplers(config)
     mixed = collect(rows, (usual, odd), config.k, rng, generator)
@@ -260,14 +258,12 @@ def measure(model, config, rows):
              "sft_pairs": rank(rows, alone, people["train"], rng, 0)}
     perfect, report, ceilings, margins = opinion_without_noise(people["train"][:10]), {}, {}, {}
     for name, ranked in lines.items():
-        scores = iter(scores_of(model, encoding, ranked))
-        margins[name] = pair_rows(ranked, lambda line: next(scores))
+        margins[name] = margins_of(ranked, scores_of(model, encoding, ranked))
         report[f"accuracy_{name}"] = accuracy(margins[name])
-        ceilings[name] = accuracy(pair_rows(ranked, perfect))
+        ceilings[name] = accuracy(margins_of(ranked, map(perfect, ranked)))
     gold = [{**line, "ranks": [-judge(line["task"], r["text"], r["ended"]).utility for r in line["responses"]]} for line in lines["train_labelers"]]
-    scores = iter(scores_of(model, encoding, gold))
-    report["accuracy_gold"] = accuracy(pair_rows(gold, lambda line: next(scores)))
-    ceilings["gold"] = accuracy(pair_rows(gold, perfect))
+    report["accuracy_gold"] = accuracy(margins_of(gold, scores_of(model, encoding, gold)))
+    ceilings["gold"] = accuracy(margins_of(gold, map(perfect, gold)))
     report["labeler_agreement"] = agreement(lines["sft_pairs"], people["train"], rng)
     return {**report, "ceilings": ceilings}, margins
 
@@ -316,7 +312,7 @@ def plot(path, log, margins, table):
 
 
 def fit(config, ranked):
-    """One epoch over the rankings; returns (model, losses).
+    """config.epochs passes over the rankings; returns (model, losses: nats a pair, a number a step).
 
     It starts from the base model. Section 3.5 starts from the SFT model, but the paper's final one did not (C.2: a GPT-3
     fine-tuned on public data). Here it paid: of the pairs of the first PPO policy's samples, a reward model from SFT
@@ -341,7 +337,7 @@ def fit(config, ranked):
         scores = model.values(idx, positions=positions, visible=visible).gather(1, last)        # (N, K)
         loss = ranking_loss(scores, valid)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)                                       # [not stated]
         for optimizer, peak in optimizers:
             optimizer.param_groups[0]["lr"] = cosine(step, steps, peak, warmup=steps // 50)
             optimizer.step()
@@ -356,7 +352,7 @@ def fit(config, ranked):
 @torch.no_grad()
 def centre(model, encoding):
     """Sets the bias that puts the labelers' demonstrations at 0 on average (3.5)."""
-    demonstrations = read_jsonl(prepare.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)[:1_000]
+    demonstrations = prepare.read_jsonl(prepare.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)[:1_000]
     scores = score(model, encoding, [(row["prompt"], {"text": row["completion"], "ended": True}) for row in demonstrations])
     model.bias -= sum(scores) / len(scores)
 
@@ -364,9 +360,10 @@ def centre(model, encoding):
 def train(config):
     """Collects this round's rankings, trains the reward model on all of them; in round 1 also picks the SFT baseline."""
     start, path = time.time(), Path(config.out) / "rankings.jsonl"
-    device, rng, generator = set_up(config)
-    encoding, prompts = tokenizer.load(), read_jsonl(prepare.FOLDER / "prompts_rm.jsonl", **prepare.PROMPT)
-    valid = read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
+    _, rng, _ = set_up(config)
+    generator = torch.Generator().manual_seed(config.seed)              # people's rankings are collected on the CPU
+    encoding, prompts = tokenizer.load(), prepare.read_jsonl(prepare.FOLDER / "prompts_rm.jsonl", **prepare.PROMPT)
+    valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
     if config.round not in (1, 2):
         raise UserError(f"--round {config.round}: there are two, 1 and 2")
     print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")

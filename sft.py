@@ -2,14 +2,14 @@
 
     out/gpt.pt + data/demonstrations.jsonl -> out/sft_epochs/01.pt ... 16.pt, out/sft_mix.pt
 
-Section 3.5: "supervised fine-tuning on the labeler demonstrations", 16 epochs, residual dropout 0.2, cosine schedule. The
+Section 3.5: fine-tuning on demonstrations by labelers, 16 epochs, residual dropout 0.2, cosine schedule. The
 loss is the base model's own, restricted to the response (the prompt is given, not predicted):
 
     loss = - sum_t m_t log pi(y_t | x, y_<t) / sum_t m_t          m_t = 1 on response tokens, end-of-text included
 
 Two models come out of it, as in the paper:
-- the SFT baseline: 16 epochs, every epoch's weights kept. The validation loss is best early on, yet the paper keeps training
-  and lets the reward model choose the epoch (C.1); reward.py does so and writes out/sft.pt;
+- the SFT baseline: 16 epochs, every epoch's weights kept. In the paper the validation loss is best after one (here near the end),
+  yet it trains on and lets the reward model choose the epoch (C.1); reward.py does so and writes out/sft.pt;
 - the model that RL starts from (C.3): with 10 % pretraining data mixed in, out/sft_mix.pt. PPO's KL penalty is
   measured against it.
 
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from data import prepare, tokenizer
 from model import (Common, MetricLog, UserError, batches_of_like_length, corpus_batches, corpus_loss, cosine, load_model, need, pad_batch,
-                   read_corpus, read_jsonl, run_script, save_checkpoint, set_up, stage_extra)
+                   read_corpus, run_script, save_checkpoint, set_up, stage_extra)
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Config(Common):
     """Settings, the paper's value in brackets (C.1, C.3)."""
     epochs: int = 16            # passes over the demonstrations (16)
     batch_size: int = 32        # demonstrations of a step (32)
-    lr: float = 1e-3            # peak, cosine to 10 % (9.65e-6 for 1.3B and 6B): a tiny model takes larger steps
+    lr: float = 1e-3            # peak, cosine to 10 % (9.65e-6 for 1.3B and 6B; sft_mix 5e-6): a tiny model takes larger steps
     dropout: float = 0.2        # on the residual branches (0.2)
     mix_epochs: int = 8         # epochs of the model that RL starts from (2, of 12,725 demonstrations; after 2 of ours it is much worse)
     mix: float = 0.1            # share of corpus tokens mixed into it (10 %)
@@ -44,7 +44,7 @@ class Config(Common):
 def read_demonstrations(encoding, path=None):
     """Pairs (prompt ids, response ids); the response ends with <|endoftext|>."""
     return [(tokenizer.prompt_ids(encoding, row["prompt"]), tokenizer.response_ids(encoding, row["completion"]))
-            for row in read_jsonl(path or prepare.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)]
+            for row in prepare.read_jsonl(path or prepare.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)]
 
 
 def sft_batch(pairs, pad, device="cpu"):
@@ -63,25 +63,26 @@ def sft_loss(model, idx, mask):
 
 @torch.no_grad()
 def mean_loss(model, pairs):
-    """The loss over all pairs, without dropout."""
+    """The loss over all pairs, without dropout, in nats a token."""
     was_training = model.training
     model.eval()
-    losses = [(sft_loss(model, *(batch := sft_batch(pairs[i:i + 100], model.config.pad))).item(), batch[1].sum().item())
+    losses = [(sft_loss(model, *(batch := sft_batch(pairs[i:i + 100], model.config.pad, model.lm_head.weight.device))).item(), batch[1].sum().item())
               for i in range(0, len(pairs), 100)]
     model.train(was_training)
     return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
 
 
 def fit(config, name, epochs, mix, keep):
-    """One fine-tuning run from the base model. mix: corpus tokens as a share of all tokens. Calls keep(epoch, model, losses)."""
-    device, rng, generator = set_up(config)
+    """One fine-tuning run from the base model. mix: corpus tokens as a share of all tokens. Calls keep(epoch, model,
+    validation loss) after each; returns the model."""
+    device, rng, _ = set_up(config)
     encoding = tokenizer.load()
     model = load_model(need(config, "gpt", "model.py"), device, dropout=config.dropout).train()
     pairs = read_demonstrations(encoding)
     valid_pairs, pairs = pairs[:len(pairs) // 10], pairs[len(pairs) // 10:]
     tokens = config.batch_size * sum(len(response) for _, response in pairs) / len(pairs)       # of a batch, on average
     corpus = corpus_batches(read_corpus(encoding, model.config.block_size)[0], tokens * mix / (1 - mix), rng) if mix else None
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)             # C.1
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)             # appendix C
     steps_per_epoch, step = len(pairs) // config.batch_size, 0
     if not steps_per_epoch:
         raise UserError(f"--batch_size {config.batch_size}: there are only {len(pairs)} demonstrations to train on")
@@ -98,7 +99,7 @@ def fit(config, name, epochs, mix, keep):
                 objective = (n * loss + n_corpus * corpus_loss(model, documents)) / (n + n_corpus)
             optimizer.zero_grad()
             objective.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)               # [not stated]
             optimizer.step()
             log.write(step=step, epoch=epoch, loss=loss.item())
             step += 1

@@ -17,13 +17,13 @@ from data.labeler import labelers
 
 FOLDER = Path(__file__).parent
 SEED = 2022                             # of the world, not of a training run: all runs share one world
-CORPUS_WORDS = 2_600_000                # about 3.4 million tokens (GPT-3: 300 billion)
+CORPUS_WORDS = 2_600_000                # about 3.8 million tokens (GPT-3: 300 billion)
 # Prompts: [ours] (the paper's, Table 6). The labelers' demonstrations are SFT data; RL prompts have no labels at all.
 SIZES = {"demonstrations": 3_000,       # (12,725)
          "prompts_rm": 20_000,          # (33,207)
          "prompts_rl": 8_000,           # (31,144)
          "prompts_valid": 1_000,        # (17,887 for the RM, 1,653 for SFT): model selection and development
-         "prompts_eval": 1_000,         # the test prompts of customers in the paper, number not stated
+         "prompts_eval": 1_000,         # (3,196, Table 9)
          "prompts_closed": 500}         # closed-domain tasks only, for the hallucination figure
 HELD_OUT_PHRASINGS = {"prompts_eval": 0.15, "prompts_closed": 0.15}     # the share of phrasings never seen in training
 

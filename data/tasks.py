@@ -277,7 +277,7 @@ def name_group(task):
 
 
 def accepted(task):
-    """The right answers, the usual one first; None for the kinds whose answers are too many to list (OPEN)."""
+    """The right answers, the usual one first; None for the kinds whose answers are too many to list."""
     kind, about = task["kind"], task.get("statements", [])
     if kind == "note":
         return [f"Dear {task['other']}, I {verb} your {colour}{task['thing']}. Your friend {task['person']}."
@@ -322,9 +322,6 @@ def accepted(task):
     if kind == "closed":
         return [text_of([s for s in about if s[1]["person"] == task["person"]]) if task["answerable"] else NOT_SAID]
     return None
-
-
-OPEN = ["describe", "story", "name", "extract"]
 
 
 def extract_targets(task):

@@ -29,7 +29,7 @@ import sft
 from data import corpus, labeler, prepare, tokenizer
 from data import toytown as town
 from data.labeler import labelers
-from model import UserError, fail, load_model, made, read_jsonl
+from model import UserError, fail, load_model, made
 from reward import BLUE, GREEN, GREY, ORANGE, plt
 
 HERE = Path(__file__).parent
@@ -51,7 +51,7 @@ class Lab:
             prepare.FOLDER.mkdir(parents=True, exist_ok=True)
             if not (prepare.FOLDER / "corpus.txt").exists():
                 prepare.prepare(prepare.FOLDER, LITTLE, corpus_words=40_000)
-        self.rows = read_jsonl(prepare.FOLDER / "prompts_eval.jsonl", **prepare.PROMPT)
+        self.rows = prepare.read_jsonl(prepare.FOLDER / "prompts_eval.jsonl", **prepare.PROMPT)
 
     def more_rows(self):
         """1,000 further evaluation prompts: in no committed set, nowhere in the corpus as a question. None with --quick."""
@@ -59,7 +59,7 @@ class Lab:
             return []
         lines = (prepare.FOLDER / "corpus.txt").read_text().splitlines()
         known = {line.removeprefix(f"{corpus.QUESTION} ") for line in lines}
-        known |= {row["prompt"] for name in prepare.SIZES for row in read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
+        known |= {row["prompt"] for name in prepare.SIZES for row in prepare.read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
         drawn = prepare.draw_prompts({"prompts_eval": 1_000}, prepare.SEED + 1, known)
         return [json.loads(prepare.record(task)) for task in drawn["prompts_eval"]]
 
@@ -104,7 +104,7 @@ def describe(lab, config, path):
     _, rng, generator = model.set_up(config)
     out, encoding = Path(config.out), tokenizer.load()
     policy, reference, baseline = (load_model(p) for p in (path, out / "sft_mix.pt", out / "sft.pt"))
-    closed = read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT)
+    closed = prepare.read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT)
     documents = model.read_corpus(encoding, policy.config.block_size)[1]
     responses, theirs = (ppo.answer(name, m, lab.rows, generator) for name, m in (("ppo", policy), ("sft", baseline)))
     entry = ppo.describe_model(policy, lab.rows, responses, closed, ppo.answer("ppo", policy, closed, generator), documents,
@@ -164,7 +164,7 @@ def grow(lab, size, seed, wanted):
     if wanted != ONE and not (out / "sft.pt").exists():
         for name in ("reward_1", "ppo_1", "reward"):
             shutil.copy(Path(base.out) / f"{name}.pt", out)
-        valid = read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500]
+        valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500]
         reward.keep_best_sft(config, reward.load_reward_model(out / "reward_1.pt"), valid)
     for name, gamma in (("ppo", 0.0), ("ppo_ptx", config.gamma_ptx)):
         if name in wanted and not made(config, name):
@@ -375,8 +375,7 @@ def held_out_labelers(lab):
                 report = {}
                 for name, group in (("inside", inside), ("outside", outside)):
                     ranked = again(lines[cut:], group, 1)
-                    scores = iter(reward.scores_of(proxy, tokenizer.load(), ranked))
-                    report[name] = reward.accuracy(reward.pair_rows(ranked, lambda line: next(scores)))
+                    report[name] = reward.accuracy(reward.margins_of(ranked, reward.scores_of(proxy, tokenizer.load(), ranked)))
                 return report
             yield f"fold {fold} seed {seed}", job
         yield f"preference seed {seed}", lambda seed=seed: preferred_by_both_groups(lab, lab.base(seed))
@@ -450,7 +449,7 @@ def other_people(world, folder, slips):
     for path in world.iterdir():
         if path.suffix in (".jsonl", ".tiktoken", ".txt") and not (folder / path.name).exists():
             shutil.copy(path, folder)
-    rows = read_jsonl(world / "demonstrations.jsonl", task=dict, labeler=str)
+    rows = prepare.read_jsonl(world / "demonstrations.jsonl", task=dict, labeler=str)
     again = [row | {"completion": labeler.Labeler(int(row["labeler"].split("-")[1])).demonstrate(row["task"], slips)} for row in rows]
     prepare.write(folder / "demonstrations.jsonl", "".join(json.dumps(row) + "\n" for row in again))
     return folder

@@ -49,7 +49,7 @@ def sft_epochs(config):
     """For every SFT epoch: validation loss, the reward model's mean score of its samples, and their gold utility."""
     losses = {row["epoch"]: row["valid_loss"] for row in map(json.loads, open(Path(config.out) / "sft.jsonl")) if "valid_loss" in row}
     scores = dict(load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"])
-    rows, table = model.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500], []
+    rows, table = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500], []
     for name in reward.sft_epochs(config):
         said = answers(load_model(Path(config.out) / "sft_epochs" / f"{name}.pt"), [row["prompt"] for row in rows])
         table.append({"epoch": int(name), "valid_loss": losses[int(name)], "score": scores[name], "gold": ppo.mean_of(v.utility for v in ppo.judged(rows, said))})
@@ -58,7 +58,7 @@ def sft_epochs(config):
 
 def hacked(config):
     """Answers that the policy trained without a KL penalty gives, beside SFT's: the reward model's favourites among the false ones."""
-    rows = model.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
+    rows = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
     proxy = reward.load_reward_model(Path(config.out) / "reward.pt")
     table = [{"prompt": row["prompt"]} for row in rows]
     for name in ("sft_mix", "beta_0.0"):
@@ -87,7 +87,7 @@ def pairs(lab):
 def twelve(config):
     """Twelve validation prompts with four responses each, for the student to rank, and a prepared ranking by one labeler."""
     rng, generator = random.Random(1), torch.Generator().manual_seed(1)
-    rows = rng.sample(model.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT), 60)
+    rows = rng.sample(prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT), 60)
     usual = [(name, load_model(Path(config.out) / f"{name}.pt"), temperature) for name, temperature in (("sft_mix", 1.0), ("sft_mix", 1.3), ("ppo_ptx", 1.0), ("gpt", 1.0))]
     ranked = reward.rank(rows, reward.collect(rows, (usual, []), 4, rng, generator), labelers("train")[:1], rng, 0)
     return [line for line in ranked if len(line["responses"]) == 4 and len(set(line["ranks"])) > 2][:12]

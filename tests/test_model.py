@@ -13,6 +13,7 @@ import model
 import ppo
 import reward
 import sft
+from data import prepare
 from model import GPT, Common, GPTConfig, MetricLog, UserError, cosine, generate, load_checkpoint, load_model, logprobs, made, parse_flags, save_checkpoint
 
 
@@ -326,6 +327,6 @@ def test_training_that_diverges_stops(tmp_path, value):
 def test_a_bad_line_of_a_data_file_is_named(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n')
     with pytest.raises(UserError, match="rows.jsonl, line 2"):
-        model.read_jsonl(tmp_path / "rows.jsonl")
+        prepare.read_jsonl(tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match="missing.jsonl"):
-        model.read_jsonl(tmp_path / "missing.jsonl")
+        prepare.read_jsonl(tmp_path / "missing.jsonl")

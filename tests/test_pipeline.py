@@ -88,7 +88,7 @@ def test_the_reward_model_learns_preferences_that_hold_on_unseen_prompts(finishe
 
 
 def test_demonstrations_score_0_on_average(finished, encoding):
-    rows = model.read_jsonl(prepare.FOLDER / "demonstrations.jsonl")
+    rows = prepare.read_jsonl(prepare.FOLDER / "demonstrations.jsonl")
     scores = reward.score(reward.load_reward_model(finished.out / "reward.pt"), encoding, [(row["prompt"], {"text": row["completion"], "ended": True}) for row in rows])
     assert mean(scores) == pytest.approx(0, abs=1e-3)
 
@@ -112,7 +112,7 @@ def test_pretraining_gradients_keep_the_corpus_loss_down(finished):
 
 
 def test_all_rankings_are_kept_with_both_rounds_and_known_samplers(finished):
-    lines = model.read_jsonl(finished.out / "rankings.jsonl")
+    lines = prepare.read_jsonl(finished.out / "rankings.jsonl")
     assert {line["round"] for line in lines} == {1, 2}
     for line in lines:
         texts = [response["text"] for response in line["responses"]]
