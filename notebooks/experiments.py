@@ -498,19 +498,26 @@ def picture_alignment_tax(rows, axes):
                label={"gamma": "PPO-ptx, times our gamma_ptx", "beta": "PPO, times our beta"}[sweep])
         for x, (t, s) in zip(xs, points):
             if s != "ppo" or sweep == "gamma":
-                axes[2].annotate("PPO" if s == "ppo" else f"x {t:g}", (x, mean_and_range(by_seed(rows, s, "utility"))[0]), (4, 5 if sweep == "gamma" else -12),
-                                 textcoords="offset points", fontsize=8)
+                place = (x, mean_and_range(by_seed(rows, s, "utility"))[0])
+                axes[2].annotate("PPO" if s == "ppo" else f"x {t:g}", place, (4, 5 if sweep == "gamma" else -12), textcoords="offset points", fontsize=8)
     axes[2].set(xlabel="corpus loss (nats a token)", ylabel="gold utility")
     axes[2].legend(frameon=False, fontsize=8, loc="lower left")
-    loss, gold = ({name: mean_and_range(by_seed(rows, name, key))[0] for name in {key.rsplit(" seed ", 1)[0] for key in rows}} for key in ("corpus_loss", "utility"))
+    return tax_in_words(rows, names)
+
+
+def tax_in_words(rows, names):
+    """The sentence under the alignment tax. PPO-ptx agrees if it pays less than half of PPO's tax and keeps more skills; raised beta
+    disagrees if it brings the corpus loss down to PPO-ptx's."""
+    models = {key.rsplit(" seed ", 1)[0] for key in rows}
+    loss, gold = ({name: mean_and_range(by_seed(rows, name, key))[0] for name in models} for key in ("corpus_loss", "utility"))
     skill = {name: sum(mean_and_range(by_seed(rows, name, s))[0] for s, *_ in SKILLS) / len(SKILLS) for name in names}
-    raised = [t for t in RAISED if f"beta x {t}" in loss]
     less = loss["ppo_ptx"] - loss["gpt"] < 0.5 * (loss["ppo"] - loss["gpt"]) and skill["ppo_ptx"] > skill["ppo"]
+    raised = [t for t in RAISED if f"beta x {t}" in models]
     helps = any(loss[f"beta x {t}"] <= loss["ppo_ptx"] for t in raised)
+    ours = ", ".join(f"{loss[name]:.3f} ({skill[name]:.2f}) for {ppo.TITLES[name]}" for name in ("gpt", "ppo", "ppo_ptx"))
+    theirs = ", ".join(f"{loss[f'beta x {t}']:.3f} at {t:g} times, gold {gold[f'beta x {t}']:.3f}" for t in raised)
     return (f"Paper: PPO pays an alignment tax, PPO-ptx hardly, and raising beta instead does not help. Here corpus loss (mean of the four skills) is "
-            f"{loss['gpt']:.3f} ({skill['gpt']:.2f}) for GPT, {loss['ppo']:.3f} ({skill['ppo']:.2f}) for PPO, {loss['ppo_ptx']:.3f} ({skill['ppo_ptx']:.2f}) for PPO-ptx: "
-            f"{'agrees' if less else 'differs'}; PPO with beta raised: " + ", ".join(f"{loss[f'beta x {t}']:.3f} at {t:g} times, gold {gold[f'beta x {t}']:.3f}" for t in raised)
-            + f" (PPO-ptx {gold['ppo_ptx']:.3f}): {'differs' if helps else 'agrees'}.")
+            f"{ours}: {'agrees' if less else 'differs'}; PPO with beta raised: {theirs} (PPO-ptx {gold['ppo_ptx']:.3f}): {'differs' if helps else 'agrees'}.")
 
 
 def fall(curve, limit=math.inf):
@@ -535,10 +542,12 @@ def picture_over_optimisation(rows, axes):
                     axes[2].plot(d, [p["proxy"] for p in curve], color=shades[n], linewidth=0.9)
             points = [(p["kl"], p["gold"] - curve[0]["gold"]) for curve in curves for p in curve[1:]]
             a, b = gao_fit(points, way)
-            start, d = sum(curve[0]["gold"] for curve in curves) / len(curves), np.linspace(0.05, math.sqrt(max(0.01, *(kl for kl, _ in points))), 100)
+            start = sum(curve[0]["gold"] for curve in curves) / len(curves)
+            d = np.linspace(0.05, math.sqrt(max(0.01, *(kl for kl, _ in points))), 100)
             axis.plot(d, start + d * (a - b * (d if way == "best_of_n" else np.log(d))), "--", color=shades[n], linewidth=1.5)
         axis.plot([], [], "--", color=GREY, label="Gao et al.'s form, fitted")
-        axis.set(xlabel="sqrt(KL), nats^0.5", ylabel="gold utility", title={"ppo": "PPO, beta 0 (training prompts)", "best_of_n": "best of n (300 prompts; other scale)"}[way])
+        title = {"ppo": "PPO, beta 0 (training prompts)", "best_of_n": "best of n (300 prompts; other scale)"}[way]
+        axis.set(xlabel="sqrt(KL), nats^0.5", ylabel="gold utility", title=title)
     axes[0].legend(frameon=False, fontsize=8)
     axes[2].set(xlabel="sqrt(KL), nats^0.5", ylabel="reward model's score", title="PPO: what the proxy says")
     ppos, bests = ({n: by_seed(rows, f"{n} rankings", way) for n in numbers} for way in ("ppo", "best_of_n"))
