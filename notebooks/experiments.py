@@ -554,10 +554,12 @@ def picture_over_optimisation(rows, axes):
     common = min(max(p["kl"] for p in curve) for curves in ppos.values() for curve in curves)
     ends = {way: [mean_and_range([fall(curve, limit) for curve in curves[n]])[0] for n in (numbers[0], numbers[-1])]
             for way, curves, limit in (("best", bests, math.inf), ("ppo", ppos, math.inf), ("equal", ppos, common))}
+    peaks = [mean_and_range([max(p["gold"] for p in curve) for curve in bests[n]])[0] for n in (numbers[0], numbers[-1])]
     agrees = all(few > many and few > 0.01 for few, many in (ends["best"], ends["equal"]))
-    return (f"Gao et al.: gold rises, then falls, less with more rankings. Here, {numbers[0]:,} and {numbers[-1]:,} rankings, gold ends below its peak by "
-            f"{ends['best'][0]:.3f} and {ends['best'][1]:.3f} in best of {bests[numbers[0]][0][-1]['n']}, {ends['ppo'][0]:.3f} and {ends['ppo'][1]:.3f} in PPO, and at equal KL, "
-            f"{common:.1f} nats, {ends['equal'][0]:.3f} and {ends['equal'][1]:.3f}: {'agrees' if agrees else 'agrees in part' if ends['best'][0] > ends['best'][1] else 'differs'}.")
+    return (f"Gao et al.: gold rises, then falls; with more rankings it rises higher and falls less. Here, {numbers[0]:,} and {numbers[-1]:,} rankings, gold peaks in "
+            f"best-of-n at {peaks[0]:.3f} and {peaks[1]:.3f}, and ends below its peak by {ends['best'][0]:.3f} and {ends['best'][1]:.3f} in best of "
+            f"{bests[numbers[0]][0][-1]['n']}, {ends['ppo'][0]:.3f} and {ends['ppo'][1]:.3f} in PPO, and at equal KL, {common:.1f} nats, {ends['equal'][0]:.3f} and "
+            f"{ends['equal'][1]:.3f}: {'agrees' if agrees else 'agrees in part' if ends['best'][0] > ends['best'][1] else 'differs'}.")
 
 
 def picture_figure_1(rows, axes):
