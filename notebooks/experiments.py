@@ -468,9 +468,11 @@ def picture_kl_sweep(rows, axes):
         axis.set(xscale="log", xlabel="beta (leftmost point: 0)", ylabel=label)
     axes[0].legend(frameon=False, fontsize=8)
     means = {beta: mean_and_range(by_seed(rows, f"beta {beta}", "utility"))[0] for beta in betas}
-    best, none = max(means, key=means.get), sum(by_seed(rows, start, "utility")) / max(1, len(by_seed(rows, start, "utility")))
-    return (f"Paper (PPO-ptx): beta 0 and a large beta are both poor. Here (PPO) gold utility is {none:.3f} before PPO, {means[betas[0]]:.3f} at beta {betas[0]}, "
-            f"{means[best]:.3f} at best, beta {best}, {means[betas[-1]]:.3f} at {betas[-1]}: {'agrees' if best not in (betas[0], betas[-1]) else 'differs'}.")
+    best = max(means, key=means.get)
+    start, none, most, large = (" and ".join(f"{mean_and_range(by_seed(rows, name, key))[0]:.{digits}f}" for key, digits in (("utility", 3), ("likert", 1)))
+                                for name in (start, *(f"beta {beta}" for beta in (betas[0], best, betas[-1]))))
+    return (f"Paper (PPO-ptx): beta 0 and a large beta are both poor. Here (PPO) gold utility and Likert are {start} before PPO, {none} at beta {betas[0]}, "
+            f"{most} at best, beta {best}, {large} at {betas[-1]}: {'agrees' if best not in (betas[0], betas[-1]) else 'differs'}.")
 
 
 def picture_alignment_tax(rows, axes):
