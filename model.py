@@ -424,7 +424,7 @@ def cosine(step, steps, peak, warmup=0):
 
 
 class MetricLog:
-    """out/name.jsonl, a line a time. NaN or infinity in training stops it with one line."""
+    """out/name.jsonl, a line at a time. NaN or infinity in training stops it with one line."""
 
     def __init__(self, config, name):
         self.path = Path(config.out) / f"{name}.jsonl"

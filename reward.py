@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from data import prepare, tokenizer
 from data.judge import judge
-from data.labeler import agreement, labelers, opinion_without_noise
+from data.labeler import agreement, labelers, opinions_without_noise
 from model import (GPTConfig, MetricLog, Common, Trunk, UserError, batches_of_like_length, cosine, generate, init_weights, load_checkpoint,
                    load_model, muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up, stage_extra)
 
@@ -256,14 +256,14 @@ def measure(model, config, rows):
     people = {group: labelers(group) for group in ("train", "held_out")}
     lines = {"train_labelers": rank(rows, mixed, people["train"], rng, 0), "heldout_labelers": rank(rows, mixed, people["held_out"], rng, 0),
              "sft_pairs": rank(rows, alone, people["train"], rng, 0)}
-    perfect, report, ceilings, margins = opinion_without_noise(people["train"][:10]), {}, {}, {}
+    ten, report, ceilings, margins = people["train"][:10], {}, {}, {}
     for name, ranked in lines.items():
         margins[name] = margins_of(ranked, scores_of(model, encoding, ranked))
         report[f"accuracy_{name}"] = accuracy(margins[name])
-        ceilings[name] = accuracy(margins_of(ranked, map(perfect, ranked)))
+        ceilings[name] = accuracy(margins_of(ranked, opinions_without_noise(ranked, ten)))
     gold = [{**line, "ranks": [-judge(line["task"], r["text"], r["ended"]).utility for r in line["responses"]]} for line in lines["train_labelers"]]
     report["accuracy_gold"] = accuracy(margins_of(gold, scores_of(model, encoding, gold)))
-    ceilings["gold"] = accuracy(margins_of(gold, map(perfect, gold)))
+    ceilings["gold"] = accuracy(margins_of(gold, opinions_without_noise(gold, ten)))
     report["labeler_agreement"] = agreement(lines["sft_pairs"], people["train"], rng)
     return {**report, "ceilings": ceilings}, margins
 

@@ -66,7 +66,8 @@ def mean_loss(model, pairs):
     """The loss over all pairs, without dropout, in nats a token."""
     was_training = model.training
     model.eval()
-    losses = [(sft_loss(model, *(batch := sft_batch(pairs[i:i + 100], model.config.pad, model.lm_head.weight.device))).item(), batch[1].sum().item())
+    pad, device = model.config.pad, model.lm_head.weight.device
+    losses = [(sft_loss(model, *(batch := sft_batch(pairs[i:i + 100], pad, device))).item(), batch[1].sum().item())
               for i in range(0, len(pairs), 100)]
     model.train(was_training)
     return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)

@@ -86,11 +86,9 @@ def agreement(ranked, people, rng, pairs=6_000):
     return sum(agree) / len(agree)
 
 
-def opinion_without_noise(people):
-    """What a perfect reward model would predict: the mean opinion of a group, its members' errors left out."""
-    def scorer(line):
-        return [sum(p.opinion(line["task"], r, noise=False) for p in people) / len(people) for r in line["responses"]]
-    return scorer
+def opinions_without_noise(ranked, people):
+    """What a perfect reward model would score: a group's mean opinion of each line's responses, its members' errors left out."""
+    return [[sum(p.opinion(line["task"], r, noise=False) for p in people) / len(people) for r in line["responses"]] for line in ranked]
 
 
 def gumbel(*key):

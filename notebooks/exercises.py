@@ -406,7 +406,7 @@ MISTAKES["win_rate"] = [
     ("That is one standard error; 95 % takes 1.96 of them.", lambda votes: wider(votes, 1 / 1.96)),
     ("Divide the squares by n - 1, not n: the mean itself was fitted to these votes.", lambda votes: wider(votes, ((len(votes) - 1) / len(votes)) ** 0.5)),
     ("p (1 - p) is the spread of votes that are 0 or 1; with ties there is less. Take the votes' own deviation.",
-     lambda votes: (sum(votes) / len(votes), 1.96 * (sum(votes) / len(votes) * (1 - sum(votes) / len(votes)) / len(votes)) ** 0.5))]
+     lambda votes: (p := ppo.mean_of(votes), 1.96 * (p * (1 - p) / len(votes)) ** 0.5))]
 
 
 def check_win_rate(my_win_rate):

@@ -11,6 +11,7 @@ paper claims, what was measured here, and whether the two agree. A disagreement 
 """
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -53,11 +54,12 @@ class Lab:
                 prepare.prepare(prepare.FOLDER, LITTLE, corpus_words=40_000)
         self.rows = prepare.read_jsonl(prepare.FOLDER / "prompts_eval.jsonl", **prepare.PROMPT)
 
+    @functools.cache
     def more_rows(self, n=1_000):
         """n further evaluation prompts: in no committed set, nowhere in the corpus as a question. None with --quick."""
         if self.quick:
             return []
-        lines = (prepare.FOLDER / "corpus.txt").read_text().splitlines()
+        lines = (prepare.FOLDER / "corpus.txt").read_text(encoding="utf-8").splitlines()
         known = {line.removeprefix(f"{corpus.QUESTION} ") for line in lines}
         known |= {row["prompt"] for name in prepare.SIZES for row in prepare.read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
         drawn = prepare.draw_prompts({"prompts_eval": n}, prepare.SEED + 1, known)
@@ -121,6 +123,11 @@ def mean_and_range(values):
 def by_seed(rows, setting, key):
     """The values of `key` over the seeds of rows named "SETTING seed S"."""
     return [row[key] for name, row in rows.items() if name.rsplit(" seed ", 1)[0] == setting]
+
+
+def mean_by_seed(rows, setting, key):
+    """Their mean; None if there is no such row."""
+    return ppo.mean_of(by_seed(rows, setting, key))
 
 
 def spread(axis, xs, rows, settings, key, **style):
@@ -459,18 +466,17 @@ def other_people(world, folder, slips):
 
 def picture_kl_sweep(rows, axes):
     """Gold utility, proxy and KL by beta; grey: sft_mix, where every run starts, as if beta were infinite."""
-    betas, start = [beta for beta in BETAS if by_seed(rows, f"beta {beta}", "utility")], "sft_mix"
+    betas = [beta for beta in BETAS if by_seed(rows, f"beta {beta}", "utility")]
     for axis, key, label in zip(axes, ("utility", "proxy", "kl"), ("gold utility", "reward model's score", "KL to SFT mix (nats)")):
         spread(axis, [max(beta, 0.005) for beta in betas], rows, [f"beta {beta}" for beta in betas], key, color=BLUE, marker="o", label="PPO")
-        for value in by_seed(rows, start, key):
-            axis.axhline(value, color=GREY, linestyle=":", linewidth=0.8, label="SFT mix, each seed" if value == by_seed(rows, start, key)[0] else None)
+        for k, value in enumerate(by_seed(rows, "sft_mix", key)):
+            axis.axhline(value, color=GREY, linestyle=":", linewidth=0.8, label="SFT mix, each seed" if k == 0 else None)
         axis.axvline(ppo.Config.beta, color=GREY, linewidth=0.7, label="our beta")
         axis.set(xscale="log", xlabel="beta (leftmost point: 0)", ylabel=label)
     axes[0].legend(frameon=False, fontsize=8)
-    means = {beta: mean_and_range(by_seed(rows, f"beta {beta}", "utility"))[0] for beta in betas}
-    best = max(means, key=means.get)
-    start, none, most, large = (" and ".join(f"{mean_and_range(by_seed(rows, name, key))[0]:.{digits}f}" for key, digits in (("utility", 3), ("likert", 1)))
-                                for name in (start, *(f"beta {beta}" for beta in (betas[0], best, betas[-1]))))
+    best = max(betas, key=lambda beta: mean_by_seed(rows, f"beta {beta}", "utility"))
+    start, none, most, large = (f"{mean_by_seed(rows, name, 'utility'):.3f} and {mean_by_seed(rows, name, 'likert'):.1f}"
+                                for name in ("sft_mix", f"beta {betas[0]}", f"beta {best}", f"beta {betas[-1]}"))
     return (f"Paper (PPO-ptx): beta 0 and a large beta are both poor. Here (PPO) gold utility and Likert are {start} before PPO, {none} at beta {betas[0]}, "
             f"{most} at best, beta {best}, {large} at {betas[-1]}: {'agrees' if best not in (betas[0], betas[-1]) else 'differs'}.")
 
@@ -495,13 +501,12 @@ def picture_alignment_tax(rows, axes):
     default = {("gamma", 0.0): "ppo", ("gamma", 1.0): "ppo_ptx", ("beta", 1.0): "ppo"}
     for sweep, times, colour, marker in (("gamma", GAMMAS, BLUE, "o"), ("beta", (1.0, *RAISED), ORANGE, "s")):
         points = [(t, s) for t in times if by_seed(rows, s := default.get((sweep, t), f"{sweep} x {t}"), "utility")]
-        xs = [mean_and_range(by_seed(rows, s, "corpus_loss"))[0] for _, s in points]
+        xs = [mean_by_seed(rows, s, "corpus_loss") for _, s in points]
         spread(axes[2], xs, rows, [s for _, s in points], "utility", linestyle="-", linewidth=0.7, marker=marker, color=colour,
                label={"gamma": "PPO-ptx, times our gamma_ptx", "beta": "PPO, times our beta"}[sweep])
         for x, (t, s) in zip(xs, points):
             if s != "ppo" or sweep == "gamma":
-                place = (x, mean_and_range(by_seed(rows, s, "utility"))[0])
-                axes[2].annotate("PPO" if s == "ppo" else f"x {t:g}", place, (4, 5 if sweep == "gamma" else -12), textcoords="offset points", fontsize=8)
+                axes[2].annotate("PPO" if s == "ppo" else f"x {t:g}", (x, mean_by_seed(rows, s, "utility")), (4, 5 if sweep == "gamma" else -12), textcoords="offset points", fontsize=8)
     axes[2].set(xlabel="corpus loss (nats a token)", ylabel="gold utility")
     axes[2].legend(frameon=False, fontsize=8, loc="lower left")
     return tax_in_words(rows, names)
@@ -511,8 +516,8 @@ def tax_in_words(rows, names):
     """The sentence under the alignment tax. PPO-ptx agrees if it pays less than half of PPO's tax and keeps more skills; raised beta
     disagrees if it brings the corpus loss down to PPO-ptx's."""
     models = {key.rsplit(" seed ", 1)[0] for key in rows}
-    loss, gold = ({name: mean_and_range(by_seed(rows, name, key))[0] for name in models} for key in ("corpus_loss", "utility"))
-    skill = {name: sum(mean_and_range(by_seed(rows, name, s))[0] for s, *_ in SKILLS) / len(SKILLS) for name in names}
+    loss, gold = ({name: mean_by_seed(rows, name, key) for name in models} for key in ("corpus_loss", "utility"))
+    skill = {name: ppo.mean_of(mean_by_seed(rows, name, s) for s, *_ in SKILLS) for name in names}
     less = loss["ppo_ptx"] - loss["gpt"] < 0.5 * (loss["ppo"] - loss["gpt"]) and skill["ppo_ptx"] > skill["ppo"]
     raised = [t for t in RAISED if f"beta x {t}" in models]
     helps = any(loss[f"beta x {t}"] <= loss["ppo_ptx"] for t in raised)
@@ -522,11 +527,11 @@ def tax_in_words(rows, names):
             f"{ours}: {'agrees' if less else 'differs'}; PPO with beta raised: {theirs} (PPO-ptx {gold['ppo_ptx']:.3f}): {'differs' if helps else 'agrees'}.")
 
 
-def fall(curve, limit=math.inf):
-    """How far gold lies below its peak at the end of a curve, or where the KL first passes `limit`; PPO's are means of five points."""
-    curve = [point for point in curve if point["kl"] <= limit]
-    few = min(5, len(curve)) if "n" not in curve[0] else 1
-    smooth = [sum(point["gold"] for point in curve[i:i + few]) / few for i in range(len(curve) - few + 1)]
+def fall(curve, window=1, limit=math.inf):
+    """How far gold, as a mean of `window` points, ends below its peak in the part of a curve whose KL is at most `limit`."""
+    golds = [point["gold"] for point in curve if point["kl"] <= limit]
+    window = min(window, len(golds))
+    smooth = [sum(golds[i:i + window]) / window for i in range(len(golds) - window + 1)]
     return max(smooth) - smooth[-1]
 
 
@@ -554,14 +559,15 @@ def picture_over_optimisation(rows, axes):
     axes[2].set(xlabel="sqrt(KL), nats^0.5", ylabel="reward model's score", title="PPO: what the proxy says")
     ppos, bests = ({n: by_seed(rows, f"{n} rankings", way) for n in numbers} for way in ("ppo", "best_of_n"))
     common = min(max(p["kl"] for p in curve) for curves in ppos.values() for curve in curves)
-    ends = {way: [mean_and_range([fall(curve, limit) for curve in curves[n]])[0] for n in (numbers[0], numbers[-1])]
-            for way, curves, limit in (("best", bests, math.inf), ("ppo", ppos, math.inf), ("equal", ppos, common))}
-    peaks = [mean_and_range([max(p["gold"] for p in curve) for curve in bests[n]])[0] for n in (numbers[0], numbers[-1])]
-    agrees = all(few > many and few > 0.01 for few, many in (ends["best"], ends["equal"]))
+    fewest_and_most = (numbers[0], numbers[-1])
+    peaks = [ppo.mean_of(max(p["gold"] for p in curve) for curve in bests[n]) for n in fewest_and_most]
+    best = [ppo.mean_of(map(fall, bests[n])) for n in fewest_and_most]
+    whole, equal = ([ppo.mean_of(fall(curve, 5, limit) for curve in ppos[n]) for n in fewest_and_most] for limit in (math.inf, common))
+    agrees = all(few > many and few > 0.01 for few, many in (best, equal))
     return (f"Gao et al.: gold rises, then falls; with more rankings it rises higher and falls less. Here, {numbers[0]:,} and {numbers[-1]:,} rankings, gold peaks in "
-            f"best-of-n at {peaks[0]:.3f} and {peaks[1]:.3f}, and ends below its peak by {ends['best'][0]:.3f} and {ends['best'][1]:.3f} in best of "
-            f"{bests[numbers[0]][0][-1]['n']}, {ends['ppo'][0]:.3f} and {ends['ppo'][1]:.3f} in PPO, and at equal KL, {common:.1f} nats, {ends['equal'][0]:.3f} and "
-            f"{ends['equal'][1]:.3f}: {'agrees' if agrees else 'agrees in part' if ends['best'][0] > ends['best'][1] else 'differs'}.")
+            f"best-of-n at {peaks[0]:.3f} and {peaks[1]:.3f}, and ends below its peak by {best[0]:.3f} and {best[1]:.3f} in best of {bests[numbers[0]][0][-1]['n']}, "
+            f"{whole[0]:.3f} and {whole[1]:.3f} in PPO, and at equal KL, {common:.1f} nats, {equal[0]:.3f} and {equal[1]:.3f}: "
+            f"{'agrees' if agrees else 'agrees in part' if best[0] > best[1] else 'differs'}.")
 
 
 def picture_figure_1(rows, axes):
@@ -580,8 +586,8 @@ def picture_figure_1(rows, axes):
         axis.set(xscale="log", ylim=(0, 1), xlabel="parameters", ylabel=f"preferred to the largest {ppo.TITLES[rival]}")
     axes[0].legend(frameon=False, fontsize=8)
     axes[1].set_title("bars: lowest to highest of the seeds", fontsize=9)
-    wins = {name: mean_and_range([row[f"small {name}"]["against_gpt"][0] for row in rows.values()])[0] for name in ("gpt_prompted", "sft", "ppo_ptx")}
-    prompted = mean_and_range([row["small ppo_ptx"]["against_gpt_prompted"][0] for row in rows.values()])[0]
+    wins = {name: ppo.mean_of(row[f"small {name}"]["against_gpt"][0] for row in rows.values()) for name in ("gpt_prompted", "sft", "ppo_ptx")}
+    prompted = ppo.mean_of(row["small ppo_ptx"]["against_gpt_prompted"][0] for row in rows.values())
     return (f"Paper: a small InstructGPT is preferred to a GPT-3 over 100 times its size. Here PPO-ptx of {params[0]:,} parameters is preferred to GPT of "
             f"{params[-1]:,}, {params[-1] / params[0]:.0f} times as many, in {wins['ppo_ptx']:.1%}: {'agrees' if wins['ppo_ptx'] > 0.5 else 'differs'}. "
             f"Of the small size GPT prompted is preferred to it in {wins['gpt_prompted']:.1%}, SFT in {wins['sft']:.1%}; against the large GPT prompted PPO-ptx wins {prompted:.1%}.")
@@ -607,13 +613,14 @@ def picture_metadata(rows, axes):
         axis.set_ylabel("share of responses")
     axes[1].legend(frameon=False, fontsize=8)
     axes[0].set_title("lines: lowest to highest of the seeds", fontsize=9)
-    invents, truthful, rude, rude_asked = ({name: mean_and_range([row[name][key] for row in rows.values()])[0] for name in ppo.MODELS}
+    invents, truthful, rude, rude_asked = ({name: ppo.mean_of(row[name][key] for row in rows.values()) for name in ppo.MODELS}
                                            for key in ("hallucinates_closed_domain", "truthful", "toxic_not_asked", "toxic_asked_for_respect"))
     asked = next(iter(rows.values()))["sft"]["false_premises"]
     lowest = min(("gpt", "sft", "ppo_ptx"), key=invents.get)
     return (f"Paper, closed domain: GPT invents in 41 %, PPO-ptx in 21 %, SFT in 8 %. Here GPT {invents['gpt']:.0%} (it hardly answers), prompted "
             f"{invents['gpt_prompted']:.0%}, SFT {invents['sft']:.0%}, PPO-ptx {invents['ppo_ptx']:.0%}: {'agrees' if invents['ppo_ptx'] < invents['gpt'] else 'differs'}; in the "
-            f"paper SFT invents least, here {ppo.TITLES[lowest]} does. False premises corrected ({asked} prompts): GPT prompted {truthful['gpt_prompted']:.0%}, SFT {truthful['sft']:.0%}, PPO-ptx {truthful['ppo_ptx']:.0%}. "
+            f"paper SFT invents least, here {ppo.TITLES[lowest]} does. False premises corrected ({asked} prompts): GPT prompted "
+            f"{truthful['gpt_prompted']:.0%}, SFT {truthful['sft']:.0%}, PPO-ptx {truthful['ppo_ptx']:.0%}. "
             f"Paper: less toxic than GPT only where respect is asked for. Here {rude['gpt']:.1%} to {rude['ppo_ptx']:.1%} not asked, {rude_asked['gpt']:.1%} to "
             f"{rude_asked['ppo_ptx']:.1%} asked: {'differs, it falls either way' if rude['ppo_ptx'] < 0.75 * rude['gpt'] else 'agrees'}.")
 
@@ -624,7 +631,7 @@ def picture_held_out_labelers(rows, axes):
     for x, (name, group) in enumerate((("inside", "train"), ("outside", "held_out"))):
         values = [row[name] for row in folds]
         axes[0].plot([x + 0.02 * (i % 5 - 2) for i in range(len(values))], values, "o", color=(BLUE, ORANGE)[x])
-        axes[0].plot([x - 0.15, x + 0.15], [sum(values) / len(values)] * 2, color=GREY, label="mean" if x == 0 else None)
+        axes[0].plot([x - 0.15, x + 0.15], [ppo.mean_of(values)] * 2, color=GREY, label="mean" if x == 0 else None)
         for i, row in enumerate(wins):
             mean, low, high = row[group]
             axes[1].errorbar(x + 0.1 * (i - 1), mean, yerr=[[mean - low], [high - mean]], fmt="o", capsize=2, color=(BLUE, ORANGE)[x])
@@ -640,10 +647,10 @@ def picture_held_out_labelers(rows, axes):
     axes[2].axline((0.8, 0.8), slope=1, color=GREY, linestyle=":", label="no difference")
     axes[2].set(xlabel="accuracy, labelers it learnt from", ylabel="accuracy, labelers left out")
     axes[2].legend(frameon=False)
-    inside, outside = (sum(row[name] for row in folds) / len(folds) for name in ("inside", "outside"))
-    train, held_out = (sum(row[group][0] for row in wins) / len(wins) for group in ("train", "held_out"))
-    gap = "agrees" if abs(inside - outside) < 0.05 else "differs"
-    gap += ", with a smaller gap: our labelers' tastes differ less" if abs(inside - outside) < 0.014 else ""
+    inside, outside = (ppo.mean_of(row[name] for row in folds) for name in ("inside", "outside"))
+    train, held_out = (ppo.mean_of(row[group][0] for row in wins) for group in ("train", "held_out"))
+    gap = "agrees" if 0 <= inside - outside < 0.05 else "differs"
+    gap += ", with a smaller gap: our labelers' tastes differ less" if 0 <= inside - outside < 0.014 else ""
     return (f"Paper: 72.4 % inside the groups whose rankings were learnt, 69.6 % outside; held-out labelers prefer InstructGPT as much as the others do. Here "
             f"{inside:.1%} and {outside:.1%} ({gap}); PPO-ptx is preferred to SFT in {train:.1%} by "
             f"training, {held_out:.1%} by held-out labelers ({'agrees' if held_out > train - 0.03 else 'differs'}).")
@@ -666,7 +673,7 @@ def picture_dials(rows, axes):
         axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=9)
         axis.set_ylabel(label)
     said = ", ".join(f"{name} {closed[name][0]:.2f}" for name in names)
-    return f"No claim of the paper's: it cannot turn these dials. Share of SFT's gap that PPO closes, by how people are simulated: {said}."
+    return f"The paper makes no claim here: it cannot turn these dials. Share of SFT's gap that PPO closes, by how people are simulated: {said}."
 
 
 # ---------------------------------------------------------------- running them
@@ -675,7 +682,7 @@ def picture_dials(rows, axes):
 EXPERIMENTS = {"figure_1": (figure_1, picture_figure_1, "2.7 h"), "metadata": (metadata, picture_metadata, "1 min"),
                "alignment_tax": (alignment_tax, picture_alignment_tax, "41 min"), "kl_sweep": (kl_sweep, picture_kl_sweep, "51 min"),
                "over_optimisation": (over_optimisation, picture_over_optimisation, "72 min"),
-               "held_out_labelers": (held_out_labelers, picture_held_out_labelers, "67 min"), "dials": (dials, picture_dials, "1.7 h")}
+               "held_out_labelers": (held_out_labelers, picture_held_out_labelers, "67 min"), "dials": (dials, picture_dials, "1.8 h")}
 
 
 def run(name, quick=False):
