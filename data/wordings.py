@@ -212,8 +212,7 @@ MORE = {
             "Where is {person} in this text? {text}", "{text} Please say which place {person} is in.",
             "I am looking for {person}. Where should I go? {text}", "Look at this: {text} Which place is {person} in?",
             "{text} From this, where can I find {person}?", "Find out where {person} is: {text}",
-            "According to the text, where is {person}? {text}", "{text} I need to find {person}. Name the place.",
-            "Help me find {person} with this text: {text}"],
+            "According to the text, where is {person}? {text}", "{text} I need to find {person}. Name the place."],
         "has": [
             "{text} Which thing does {person} have?", "Can you tell from this what {person} has? {text}",
             "{text} Do you know what {person} has?", "What does {person} have in this text? {text}",

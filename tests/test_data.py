@@ -156,6 +156,15 @@ def test_evaluation_phrasings_are_never_seen_in_training(committed, documents):
     assert sum(re.search(p, asked) is not None for p in patterns) > len(patterns) / 2
 
 
+def test_further_wordings_fill_the_slots_of_their_kind_and_are_new():
+    for kind, (_, phrasings) in tasks.KINDS.items():
+        groups = [(phrasings[a], tasks.MORE[kind][a]) for a in phrasings] if isinstance(phrasings, dict) else [(phrasings, tasks.MORE[kind])]
+        for known, more in groups:
+            slots = {frozenset(re.findall(r"{(\w+)}", wording)) for wording in known}
+            assert len(more) >= 10 and len(set(known + more)) == len(known) + len(more)
+            assert {frozenset(re.findall(r"{(\w+)}", wording)) for wording in more} <= slots
+
+
 def test_the_world_has_at_least_100_000_prompts(drawn):
     assert len({tasks.prompt(task) for task in drawn}) >= 100_000
 
