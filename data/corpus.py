@@ -147,9 +147,9 @@ def diary(rng):
 
 def question(rng, exclude):
     """A task whose prompt no evaluation uses. Half come in Table 1's proportions, half from a kind drawn evenly, so that the rare
-    are learned too. Most are in people's own words (`tasks.own_wording`)."""
+    are learned too. Half are typed in haste."""
     while True:
-        task = new_task(rng, rng.choice([None, tasks.KINDS[rng.choice(list(tasks.KINDS))][0]]), own_words=0.75)
+        task = new_task(rng, rng.choice([None, tasks.KINDS[rng.choice(list(tasks.KINDS))][0]]), haste=0.5)
         if prompt(task) not in exclude:
             return task
 

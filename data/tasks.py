@@ -11,7 +11,7 @@ A task is a plain dict, e.g. {"use_case": "open_qa", "kind": "fact", "animal": "
 """
 from data import toytown as town
 from data.toytown import fact, fact_sentence, join, say, upper_first
-from data.wordings import MORE
+from data.wordings import FURTHER
 
 # Table 1 of the paper: the share of each use case among the prompts, in percent.
 USE_CASES = {"generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat": 8.4, "rewrite": 6.6,
@@ -219,28 +219,22 @@ def group_members(task):
     return [word for word in members if word != task.get("avoid")]
 
 
-def new_task(rng, use_case=None, held_out=0.0, own_words=0.0):
-    """A random task; use cases come in Table 1's proportions. held_out: the chance of an evaluation-only phrasing; own_words: of
-    `own_wording`."""
+def new_task(rng, use_case=None, held_out=0.0, further=0.0, haste=0.0):
+    """A random task; use cases come in Table 1's proportions. The chances of an evaluation-only phrasing, of a further wording, and of
+    one typed in haste are `held_out`, `further` and `haste`."""
     use_case = use_case or rng.choices(list(USE_CASES), weights=list(USE_CASES.values()))[0]
     kind = rng.choice([kind for kind, (case, _) in KINDS.items() if case == use_case])
     task = {"use_case": use_case, "kind": kind, **fill(kind, rng)}
     last = len(phrasings(task)) - 1
     task["phrasing"] = last if rng.random() < held_out else rng.randrange(last)
-    if rng.random() < own_words:
-        task["wording"] = own_wording(task, rng)
+    if further and rng.random() < further:
+        task["wording"] = rng.choice(further_wordings(task))
+    if rng.random() < haste:
+        task["wording"] = in_haste(task.get("wording", phrasings(task)[task["phrasing"]]), rng)
     if use_case in ("generation", "open_qa", "chat", "brainstorming"):
         draw = rng.random()
         task |= {"rude_user": rng.randrange(3)} if draw < 0.08 else {"respect": rng.randrange(3)} if draw < 0.16 else {}
     return task
-
-
-def own_wording(task, rng):
-    """One of the six phrasings or of the dozen in data/wordings.py, half of the time in haste. Training prompts only: the more ways of
-    asking somebody has met, the more of those that they have not."""
-    more = MORE[task["kind"]]
-    wording = rng.choice(phrasings(task)[:-1] + (more[task["attribute"]] if isinstance(more, dict) else more))
-    return in_haste(wording, rng) if rng.random() < 0.5 else wording
 
 
 def in_haste(wording, rng):
@@ -254,6 +248,12 @@ def in_haste(wording, rng):
 def phrasings(task):
     """The wordings in which this task can be asked; the last is for evaluation only."""
     wordings = KINDS[task["kind"]][1]
+    return wordings[task["attribute"]] if isinstance(wordings, dict) else wordings
+
+
+def further_wordings(task):
+    """More wordings of the same request, for training prompts only (data/wordings.py)."""
+    wordings = FURTHER[task["kind"]]
     return wordings[task["attribute"]] if isinstance(wordings, dict) else wordings
 
 

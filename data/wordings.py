@@ -1,9 +1,10 @@
-"""A dozen further wordings of each kind of task, for training prompts and for questions on the web of Toytown.
+"""About a dozen further wordings of each kind of task, with the slots of the six in tasks.py; for training prompts alone.
 
-Like the six in tasks.py, with the same slots; validation and evaluation do not use them. They were written by somebody who knew
-those six and had never read the wordings that are kept for evaluation.
+They were written by somebody who knew those six and had not read the wordings that are kept for evaluation; what then came out
+equal to one of those was struck off. The questions of the corpus do without them: with them too, the base model learnt to copy
+later than its 4,400 steps last, and SFT's utility was 0.65 instead of 0.76 (one development run).
 """
-MORE = {
+FURTHER = {
     "describe": [
         "How would you describe the {animal}? Answer in {count}.", "Please explain in {count} what the {animal} is like.",
         "Could you say {count} about the {animal}?", "In {count}, teach me about the {animal}.",

@@ -158,7 +158,7 @@ def test_evaluation_phrasings_are_never_seen_in_training(committed, documents):
 
 def test_further_wordings_fill_the_slots_of_their_kind_and_are_new():
     for kind, (_, phrasings) in tasks.KINDS.items():
-        groups = [(phrasings[a], tasks.MORE[kind][a]) for a in phrasings] if isinstance(phrasings, dict) else [(phrasings, tasks.MORE[kind])]
+        groups = [(phrasings[a], tasks.FURTHER[kind][a]) for a in phrasings] if isinstance(phrasings, dict) else [(phrasings, tasks.FURTHER[kind])]
         for known, more in groups:
             slots = {frozenset(re.findall(r"{(\w+)}", wording)) for wording in known}
             assert len(more) >= 10 and len(set(known + more)) == len(known) + len(more)

@@ -315,6 +315,22 @@ def test_the_learning_rate_ends_at_ten_percent_of_its_peak():
     assert cosine(0, 100, 2.0, warmup=10) == pytest.approx(0.2) and cosine(10, 100, 2.0, warmup=10) == pytest.approx(2.0)
 
 
+def test_muon_takes_the_steps_of_torchs_own():
+    """torch.optim.Muon computes in bfloat16, three decimal digits: hence the two percent."""
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for shape in [(24, 8), (8, 8), (32, 8), (8, 32)] * 2]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    optimizers = model.Muon(ours, lr=0.01, weight_decay=0.1), torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1)
+    for _ in range(5):
+        for a, b in zip(ours, theirs):
+            a.grad = torch.randn(a.shape)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b, p in zip(ours, theirs, start):
+        assert torch.linalg.norm(a - b) < 0.02 * torch.linalg.norm(b - p)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_training_that_diverges_stops(tmp_path, value):
     log = MetricLog(Common(out=str(tmp_path)), "run")
