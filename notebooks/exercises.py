@@ -480,10 +480,10 @@ def check_best_of_n_kl(my_best_of_n_kl):
 SYMPTOMS = {        # bug of tests/mutations.py -> what its curve shows
     "KL with the sign turned": "the policy is paid to drift, so KL grows without bound",
     "the score is paid on every token": "each further token earns the score again: answers grow longer and longer while the score falls",
-    "the score is paid at the end of the padding": "all but the longest response are never paid, so the score hardly moves",
+    "the score is paid at the end of the padding": "all but the longest response are never paid, so the score rises less",
     "KL to the rollout policy": "the KL that is logged is exactly 0 at every iteration",
     "whitened before the returns": "what the value network is held against contains whitened advantages, so its explained variance starts high, where an honest one starts below 0",
-    "an endless response costs nothing": "only responses that never end are treated otherwise; here every response ended, so nothing changes at all"}
+    "an endless response costs nothing": "only responses that never end are treated otherwise; here nearly every response ended, so hardly anything changes"}
 MISTAKES["diagnosis"] = [("Curve A is not that one", {"A": "KL to the rollout policy"}), ("Curve A has no name yet", {"A": ...}),
                          ("not on the list", {"A": "a bug of another name"})]
 
