@@ -252,8 +252,8 @@ def phrasings(task):
 
 
 def further_wordings(task):
-    """More wordings of the same request, for training prompts only (data/wordings.py)."""
-    wordings = FURTHER[task["kind"]]
+    """More wordings of the same request, for training prompts only (data/wordings.py); a kind that has none there keeps to its own."""
+    wordings = FURTHER.get(task["kind"], phrasings(task)[:-1])
     return wordings[task["attribute"]] if isinstance(wordings, dict) else wordings
 
 
