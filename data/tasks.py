@@ -247,13 +247,16 @@ def in_haste(wording, rng):
 
 def phrasings(task):
     """The wordings in which this task can be asked; the last is for evaluation only."""
-    wordings = KINDS[task["kind"]][1]
-    return wordings[task["attribute"]] if isinstance(wordings, dict) else wordings
+    return of_attribute(task, KINDS[task["kind"]][1])
 
 
 def further_wordings(task):
     """More wordings of the same request, for training prompts only (data/wordings.py); a kind that has none there keeps to its own."""
-    wordings = FURTHER.get(task["kind"], phrasings(task)[:-1])
+    return of_attribute(task, FURTHER.get(task["kind"], phrasings(task)[:-1]))
+
+
+def of_attribute(task, wordings):
+    """Those for the attribute that is asked after; for most kinds, which have none, all."""
     return wordings[task["attribute"]] if isinstance(wordings, dict) else wordings
 
 
