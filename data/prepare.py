@@ -27,7 +27,7 @@ SIZES = {"demonstrations": 3_000,       # (12,725)
          "prompts_closed": 500}         # closed-domain tasks only, for the hallucination figure
 HELD_OUT_PHRASINGS = {"prompts_eval": 0.15, "prompts_closed": 0.15}     # the share of phrasings never seen in training
 
-FURTHER = {"demonstrations": 0.4, "prompts_rm": 0.4, "prompts_rl": 0.4}            # the share in one of the further wordings
+FURTHER_WORDINGS = {"demonstrations": 0.4, "prompts_rm": 0.4, "prompts_rl": 0.4}   # the share in one of the further wordings
 HASTE = {"demonstrations": 0.3, "prompts_rm": 0.3, "prompts_rl": 0.3}              # the share typed in haste
 
 
@@ -77,9 +77,9 @@ def draw_prompts(sizes=SIZES, seed=SEED, seen=()):
         rng, sets[name] = random.Random(f"{seed} {name}"), []
         cases = [c for c in tasks.USE_CASES if name != "prompts_closed" or c in tasks.CLOSED_DOMAIN]
         shares = [1 if name == "prompts_closed" else tasks.USE_CASES[c] for c in cases]
+        chances = dict(held_out=HELD_OUT_PHRASINGS.get(name, 0.0), further=FURTHER_WORDINGS.get(name, 0.0), haste=HASTE.get(name, 0.0))
         while len(sets[name]) < sizes[name]:
             case = rng.choices(cases, weights=shares)[0]                # drawn once, so that duplicates do not bend the proportions
-            chances = dict(held_out=HELD_OUT_PHRASINGS.get(name, 0.0), further=FURTHER.get(name, 0.0), haste=HASTE.get(name, 0.0))
             task = tasks.new_task(rng, case, **chances)
             while tasks.prompt(task) in seen:
                 task = tasks.new_task(rng, case, **chances)

@@ -227,7 +227,7 @@ def new_task(rng, use_case=None, held_out=0.0, further=0.0, haste=0.0):
     task = {"use_case": use_case, "kind": kind, **fill(kind, rng)}
     last = len(phrasings(task)) - 1
     task["phrasing"] = last if rng.random() < held_out else rng.randrange(last)
-    if further and rng.random() < further:
+    if further and rng.random() < further:          # chance 0 draws nothing: evaluation and corpus do not depend on these wordings
         task["wording"] = rng.choice(further_wordings(task))
     if rng.random() < haste:
         task["wording"] = in_haste(task.get("wording", phrasings(task)[task["phrasing"]]), rng)

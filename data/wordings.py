@@ -1,8 +1,8 @@
 """About a dozen further wordings of each kind of task, with the slots of the six in tasks.py; for training prompts alone.
 
 They were written by somebody who knew those six and had not read the wordings that are kept for evaluation; what then came out
-equal to one of those was struck off. The questions of the corpus do without them: with them too, the base model learnt to copy
-later than its 4,400 steps last, and SFT's utility was 0.65 instead of 0.76 (one development run).
+equal to one of those was struck off. The questions of the corpus do without them: with them there too, SFT's utility was 0.65 instead
+of 0.76 (one development run; our guess: in 4,400 steps of harder reading the base model does not learn to copy as well).
 """
 FURTHER = {
     "describe": [
