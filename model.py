@@ -494,7 +494,7 @@ class Config(Common):
     n_embd: int = 64            # width (2,048)
     block_size: int = 128       # longest sequence in tokens (2,048)
     batch_tokens: int = 2048    # tokens of a step (1 million)
-    steps: int = 3_000          # 5.9 million tokens, 1.6 passes over the corpus (300 billion tokens, less than one pass)
+    steps: int = 4_400          # 8.7 million tokens, 2.3 passes over the corpus (300 billion tokens, less than one pass)
     lr: float = 0.007           # peak rate of Muon (momentum, made orthogonal), for the matrices of the blocks (GPT-3: Adam, 2e-4)
     lr_rest: float = 4e-3       # Adam's peak learning rate, for embeddings, biases and norms (2e-4): small models take large steps
     chat: str = ""              # a checkpoint to talk to, instead of training
