@@ -138,7 +138,7 @@ class Trunk(nn.Module):
 class GPT(nn.Module):
     """A GPT-2 language model. GPT(idx (B, T)) -> logits (B, T, V); logits[:, t] predict idx[:, t + 1].
 
-    wanted (B, T), boolean: logits (n, V) of these n positions alone. The vocabulary is a third of a position's work."""
+    wanted (B, T), boolean: logits (n, V) of these n positions alone. A quarter of a position's multiplications are for the vocabulary."""
 
     def __init__(self, config):
         super().__init__()

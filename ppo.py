@@ -234,8 +234,10 @@ def update(batch, rows, policy, value_net, optimizers, config, documents=None):
         for name, value in zip(metrics, (loss, v_loss, clip_fraction, approx_kl)):
             metrics[name] += (share * value).item()
         ratio = max(ratio, 1 + (((logprobs - part["logprobs"]).exp() - 1) * mask).abs().max().item())
-    ptx_loss = corpus_loss(policy, documents) if documents else torch.zeros((), requires_grad=True)         # scalar
-    (config.gamma_ptx * ptx_loss).backward()
+    ptx_loss = torch.zeros(())
+    if documents:
+        ptx_loss = corpus_loss(policy, documents)                                       # scalar
+        (config.gamma_ptx * ptx_loss).backward()
     grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)                      # [not stated]
     nn.utils.clip_grad_norm_(value_net.parameters(), 1.0)
     for optimizer in optimizers:
