@@ -136,7 +136,9 @@ class Trunk(nn.Module):
 
 
 class GPT(nn.Module):
-    """A GPT-2 language model. GPT(idx (B, T)) -> logits (B, T, V); logits[:, t] predict idx[:, t + 1]."""
+    """A GPT-2 language model. GPT(idx (B, T)) -> logits (B, T, V); logits[:, t] predict idx[:, t + 1].
+
+    wanted (B, T), boolean: logits (n, V) of these n positions alone. A quarter of a position's multiplications are for the vocabulary."""
 
     def __init__(self, config):
         super().__init__()
@@ -150,8 +152,9 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=spread(config) / math.sqrt(2 * config.n_layer))
         start_near_copying(self.transformer, spread(config))
 
-    def forward(self, idx, **sampling):
-        return self.lm_head(self.transformer(idx, **sampling))
+    def forward(self, idx, wanted=None):
+        x = self.transformer(idx)                                       # (B, T, C)
+        return self.lm_head(x if wanted is None else x[wanted])
 
 
 def spread(config):
@@ -197,12 +200,15 @@ def distribution(logits, temperature, pad):
     return F.log_softmax((logits / temperature).index_fill(-1, torch.tensor(pad, device=logits.device), float("-inf")), dim=-1)
 
 
-def logprobs(model, idx, temperature=1.0):
+def logprobs(model, idx, temperature=1.0, wanted=None):
     """The log-probability of every token given those before it: idx (B, T) -> (B, T - 1), entry t is that of idx[:, t + 1].
 
-    Right padding needs no mask: causal attention never looks to the right, and callers select by length."""
-    logp = distribution(model(idx[:, :-1]), temperature, model.config.pad)          # (B, T - 1, V)
-    return logp.gather(-1, idx[:, 1:, None]).squeeze(-1)
+    Right padding needs no mask: causal attention never looks to the right, and callers select by length. wanted (B, T - 1), boolean:
+    the entries that are worked out, the others are 0."""
+    wanted = torch.ones_like(idx[:, 1:], dtype=torch.bool) if wanted is None else wanted
+    logp = distribution(model(idx[:, :-1], wanted), temperature, model.config.pad)  # (n, V)
+    logp = logp.gather(1, idx[:, 1:][wanted][:, None]).squeeze(1)                   # (n,)
+    return logp.new_zeros(wanted.shape).masked_scatter(wanted, logp)                # (B, T - 1)
 
 
 @torch.no_grad()

@@ -47,6 +47,8 @@ from model import (Common, MetricLog, UserError, corpus_batches, corpus_loss, ge
                    read_corpus, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
 from reward import BLUE, GREEN, GREY, MAX_NEW_TOKENS, ORANGE, load_reward_model, plt
 
+AT_ONCE = 64                    # episodes that go through a network together: the more, the more padding and memory
+
 
 @dataclass
 class Config(Common):
@@ -54,7 +56,7 @@ class Config(Common):
     iterations_1: int = 8       # rollouts and updates of the first round, whose policy only feeds round 2 of the reward model
     iterations: int = 40        # of the second round, 40,960 episodes (500: 256,000); with 30, gap closed 0.43, not 0.46 (seed 12)
     episodes: int = 1024        # a rollout (512). Noise is what limits PPO here: with 256, gold utility 0.81, not 0.84 (seed 11)
-    minibatch: int = 256        # episodes of an optimiser step (64)
+    minibatch: int = 256        # episodes of an optimiser step (64); 128 and 512 reached the same gold utility (seed 12)
     inner_epochs: int = 1       # passes over a rollout (1)
     beta: float = 0.15          # KL penalty (0.02; scores have another scale here). With 0.05 gold fell while the score rose
     gamma_ptx: float = 0.4      # weight of the pretraining loss per token (27.8, normalised in a way the paper does not state)
@@ -143,13 +145,20 @@ def at_responses(x, prompt_lengths, mask):
     return torch.where(mask > 0, x.gather(1, columns.clamp(max=x.shape[1] - 1)), 0.0)           # (B, R)
 
 
+def response_logprobs(model, batch):
+    """Log-probabilities (B, R) of the response tokens, 0 past the end. batch: idx (B, T), lengths, prompt_lengths (B,), mask (B, R)."""
+    columns = torch.arange(1, batch["idx"].shape[1], device=batch["idx"].device)                # (T - 1,)
+    wanted = (columns >= batch["prompt_lengths"][:, None]) & (columns < batch["lengths"][:, None])      # (B, T - 1)
+    return at_responses(pretraining.logprobs(model, batch["idx"], wanted=wanted), batch["prompt_lengths"], batch["mask"])
+
+
 def batch_of(prompts, responses, pad, device):
-    """Lists of ids -> idx (B, T), lengths (B,), prompt_lengths (B,), mask (B, R). The mask comes from lengths, not from pads."""
+    """Lists of ids -> a dict of idx (B, T), lengths (B,), prompt_lengths (B,), mask (B, R). The mask comes from lengths, not from pads."""
     idx, lengths = pad_batch([p + r for p, r in zip(prompts, responses)], pad, device)  # (B, T), (B,)
     prompt_lengths = torch.tensor([len(p) for p in prompts], device=device)             # (B,)
     R = int((lengths - prompt_lengths).max())
     mask = (torch.arange(R, device=device) < (lengths - prompt_lengths)[:, None]).float()   # (B, R)
-    return idx, lengths, prompt_lengths, mask
+    return dict(idx=idx, lengths=lengths, prompt_lengths=prompt_lengths, mask=mask)
 
 
 def by_length(lengths, size):
@@ -173,17 +182,17 @@ def rollout(rows, policy, reference, value_net, reward_model, config, generator)
     encoding, device = tokenizer.load_cached(), policy.lm_head.weight.device
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     responses = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)               # ids, never decoded and encoded again
-    idx, lengths, prompt_lengths, mask = batch_of(prompts, responses, policy.config.pad, device)
-    batch = dict(idx=idx, lengths=lengths, prompt_lengths=prompt_lengths, mask=mask)
+    batch = batch_of(prompts, responses, policy.config.pad, device)
+    lengths, mask = batch["lengths"], batch["mask"]                                     # (B,), (B, R)
     logprobs, ref_logprobs, values = torch.zeros(3, *mask.shape, dtype=policy.lm_head.weight.dtype, device=device)      # each (B, R)
     scores = torch.zeros(len(rows), dtype=logprobs.dtype, device=device)                # (B,)
-    for few in by_length(lengths, 128):
+    for few in by_length(lengths, AT_ONCE):
         part = trimmed(batch, few)
-        x, starts, m = part["idx"], part["prompt_lengths"], part["mask"]                # (b, t), (b,), (b, r)
-        logprobs[few, :m.shape[1]] = at_responses(pretraining.logprobs(policy, x), starts, m)
-        ref_logprobs[few, :m.shape[1]] = at_responses(pretraining.logprobs(reference, x), starts, m)
-        values[few, :m.shape[1]] = at_responses(value_net.values(x), starts, m)
-        scores[few] = reward_model(x, part["lengths"])
+        r = part["mask"].shape[1]                                                       # the longest response among these
+        logprobs[few, :r] = response_logprobs(policy, part)
+        ref_logprobs[few, :r] = response_logprobs(reference, part)
+        values[few, :r] = at_responses(value_net.values(part["idx"]), part["prompt_lengths"], part["mask"])
+        scores[few] = reward_model(part["idx"], part["lengths"])
     answers = [tokenizer.response_text(encoding, ids) for ids in responses]
     ended = torch.tensor([e for _, e in answers], device=device).float()                # (B,)
     scores = scores - config.no_end * (1 - ended)                                       # (B,)
@@ -206,25 +215,35 @@ def rollout(rows, policy, reference, value_net, reward_model, config, generator)
 def update(batch, rows, policy, value_net, optimizers, config, documents=None):
     """One optimiser step of policy and value network on the episodes `rows` (a LongTensor) of a rollout.
 
-    documents: corpus texts whose pretraining loss, times gamma_ptx, joins the same step (equation 2). Returns the update's metrics, floats."""
-    batch = trimmed(batch, rows)
-    idx, prompt_lengths, mask = batch["idx"], batch["prompt_lengths"], batch["mask"]    # (b, t), (b,), (b, r)
-    logprobs = at_responses(pretraining.logprobs(policy, idx), prompt_lengths, mask)    # (b, r)
-    loss, clip_fraction = policy_loss(logprobs, batch["logprobs"], batch["advantages"], mask, config.clip)        # scalars
-    ptx_loss = corpus_loss(policy, documents) if documents else torch.zeros(())         # scalar
-    (loss + config.gamma_ptx * ptx_loss).backward()
-    values = at_responses(value_net.values(idx), prompt_lengths, mask)                  # (b, r)
-    v_loss = value_loss(values, batch["values"], batch["returns"], mask, config.clip)          # scalar
-    v_loss.backward()
+    The gradient is added up over parts of like length, each weighed by its share of the tokens: the same sum, with less padding.
+    documents: corpus texts whose pretraining loss, times gamma_ptx, joins the same step (equation 2). Returns the update's metrics,
+    floats."""
+    tokens, ratio = batch["mask"][rows].sum(), 0.0                                      # scalars
+    metrics = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "approx_kl"), 0.0)       # means over all tokens
+    for few in by_length(batch["lengths"][rows], AT_ONCE):
+        part = trimmed(batch, rows[few])
+        mask, share = part["mask"], part["mask"].sum() / tokens                         # (b, r), scalar
+        logprobs = response_logprobs(policy, part)                                      # (b, r)
+        loss, clip_fraction = policy_loss(logprobs, part["logprobs"], part["advantages"], mask, config.clip)        # scalars
+        (share * loss).backward()
+        values = at_responses(value_net.values(part["idx"]), part["prompt_lengths"], mask)          # (b, r)
+        v_loss = value_loss(values, part["values"], part["returns"], mask, config.clip)             # scalar
+        (share * v_loss).backward()
+        logprobs = logprobs.detach()                                                    # (b, r)
+        approx_kl = masked_mean(kl_estimates(part["logprobs"], logprobs)[1], mask)      # scalar
+        for name, value in zip(metrics, (loss, v_loss, clip_fraction, approx_kl)):
+            metrics[name] += (share * value).item()
+        ratio = max(ratio, 1 + (((logprobs - part["logprobs"]).exp() - 1) * mask).abs().max().item())
+    ptx_loss = torch.zeros(())
+    if documents:
+        ptx_loss = corpus_loss(policy, documents)                                       # scalar
+        (config.gamma_ptx * ptx_loss).backward()
     grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)                      # [not stated]
     nn.utils.clip_grad_norm_(value_net.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    change = (logprobs - batch["logprobs"]).detach()                                    # (b, r)
-    ratio = 1 + ((change.exp() - 1) * mask).abs().max()                                        # scalar
-    return dict(policy_loss=loss.item(), value_loss=v_loss.item(), ptx_loss=ptx_loss.item(), clip_fraction=clip_fraction.item(),
-                approx_kl=masked_mean(kl_estimates(batch["logprobs"], logprobs.detach())[1], mask).item(), ratio=ratio.item(), grad_norm=grad_norm.item())
+    return dict(**metrics, ptx_loss=ptx_loss.item(), ratio=ratio, grad_norm=grad_norm.item())
 
 
 # ---------------------------------------------------------------- training
@@ -275,10 +294,9 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
             group["lr"] = warm * group["peak"]
         steps = []
         for _ in range(config.inner_epochs):
-            parts = by_length(batch["lengths"], config.minibatch)       # of like length (the paper: at random): less padding
-            for part in rng.sample(parts, len(parts)):
+            for few in torch.randperm(len(prompts), generator=generator, device=device).split(config.minibatch):        # (minibatch,)
                 documents = next(pretraining_documents) if gamma_ptx else None
-                steps.append(update(batch, part, policy, value_net, optimizers, config, documents))
+                steps.append(update(batch, few, policy, value_net, optimizers, config, documents))
         with torch.no_grad():
             for mean, now in zip(average.parameters(), policy.parameters()):
                 mean.lerp_(now, 1 - decay)
@@ -403,10 +421,10 @@ def kl_to_reference(model, reference, rows, generator):
     """KL(pi || pi_SFT) in nats a response, k1 on fresh samples: a float."""
     encoding = tokenizer.load_cached()
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
-    responses, device = generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator), model.lm_head.weight.device
-    idx, _, starts, mask = batch_of(prompts, responses, model.config.pad, device)       # (B, T), -, (B,), (B, R)
-    k1, _ = kl_estimates(*(at_responses(pretraining.logprobs(m, idx), starts, mask) for m in (model, reference)))
-    return (k1 * mask).sum(1).mean().item()
+    responses = generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator)
+    batch = batch_of(prompts, responses, model.config.pad, model.lm_head.weight.device)
+    k1, _ = kl_estimates(*(response_logprobs(m, batch) for m in (model, reference)))    # (B, R)
+    return (k1 * batch["mask"]).sum(1).mean().item()
 
 
 def evaluate(config):

@@ -57,8 +57,8 @@ def sft_batch(pairs, pad, device="cpu"):
 
 def sft_loss(model, idx, mask):
     """Cross-entropy per response token: idx (B, T), mask (B, T - 1) -> scalar, in nats (equation above)."""
-    targets = idx[:, 1:].masked_fill(mask == 0, -100)                                           # (B, T - 1): -100 is skipped
-    return F.cross_entropy(model(idx[:, :-1]).flatten(0, 1), targets.flatten())
+    wanted = mask > 0                                                                           # (B, T - 1)
+    return F.cross_entropy(model(idx[:, :-1], wanted), idx[:, 1:][wanted])
 
 
 @torch.no_grad()

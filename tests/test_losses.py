@@ -34,8 +34,8 @@ class Bigram(torch.nn.Module):
                                                [.1, .1, .1, .6, .1],        # after 2
                                                [.2, .2, .2, .2, .2], [.2, .2, .2, .2, .2]).log())
 
-    def forward(self, idx):
-        return self.logits[idx]
+    def forward(self, idx, wanted=None):
+        return self.logits[idx if wanted is None else idx[wanted]]
 
 
 def test_only_the_response_is_learnt_and_its_end_too():
@@ -282,9 +282,9 @@ def test_the_response_is_cut_out_one_to_the_left_of_its_tokens():
 @torch.no_grad()
 def test_every_response_token_gets_its_own_logprob(tiny):
     prompts, responses = [[1, 2], [3, 4, 5, 6]], [[7, 8, 62], [9, 62]]
-    idx, lengths, prompt_lengths, mask = ppo.batch_of(prompts, responses, 63, "cpu")
-    assert lengths.tolist() == [5, 6] and mask.tolist() == [[1, 1, 1], [1, 1, 0]]
-    cut = at_responses(logprobs(tiny, idx), prompt_lengths, mask)
+    batch = ppo.batch_of(prompts, responses, 63, "cpu")
+    assert batch["lengths"].tolist() == [5, 6] and batch["mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    cut = ppo.response_logprobs(tiny, batch)
     for row, (prompt, response) in enumerate(zip(prompts, responses)):
         for t, token in enumerate(response):
             logits = tiny(torch.tensor([prompt + response[:t]]))[0, -1, :63]
@@ -296,14 +296,14 @@ def test_every_response_token_gets_its_own_logprob(tiny):
 def test_a_value_does_not_know_the_token_it_is_the_baseline_of(tiny):
     """Another token at position 1: V_0 and V_1 stay, V_2 has seen it."""
     value_net = reward_model(tiny.config)
-    one, other = (at_responses(value_net.values(idx), lengths, mask) for idx, _, lengths, mask in
+    one, other = (at_responses(value_net.values(batch["idx"]), batch["prompt_lengths"], batch["mask"]) for batch in
                   (ppo.batch_of([[1, 2]], [response], 63, "cpu") for response in ([7, 8, 62], [7, 9, 62])))
     assert torch.equal(one[:, :2], other[:, :2]) and one[0, 2] != other[0, 2]
 
 
 def test_the_mask_comes_from_lengths_and_not_from_ids():
     """Even if <|pad|> stood in a response, it would be a response token."""
-    assert ppo.batch_of([[1]], [[63, 62]], 63, "cpu")[3].tolist() == [[1, 1]]
+    assert ppo.batch_of([[1]], [[63, 62]], 63, "cpu")["mask"].tolist() == [[1, 1]]
 
 
 # ---------------------------------------------------------------- step 3: a rollout and an update
@@ -446,6 +446,22 @@ def test_what_stands_behind_a_response_moves_nothing(players):
 
     expected = losses(batch, short)
     assert losses(rubbish, short) == pytest.approx(expected, abs=1e-4) and losses(alone, torch.arange(4)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_step_is_the_same_in_however_many_parts_it_is_worked_out(players, monkeypatch):
+    batch, start = players.rollout(), [copy.deepcopy(net.state_dict()) for net in (players.policy, players.value_net)]
+    assert len(set(batch["mask"].sum(1).tolist())) > 1                  # or every part would have the same share of the tokens
+
+    def step(at_once):
+        monkeypatch.setattr(ppo, "AT_ONCE", at_once)
+        for net, state in zip((players.policy, players.value_net), start):
+            net.load_state_dict(state)
+        metrics = [ppo.update(batch, torch.arange(8), players.policy, players.value_net, players.sgd(), players.config) for _ in range(2)]
+        return metrics[1], [p.detach().clone() for net in (players.policy, players.value_net) for p in net.parameters()]
+
+    (metrics, whole), (metrics_of_parts, parts) = step(8), step(3)
+    assert metrics_of_parts == pytest.approx(metrics, abs=1e-4)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, parts))
 
 
 def test_a_step_is_clipped_and_leaves_no_gradient_behind(players):

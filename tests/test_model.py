@@ -122,6 +122,12 @@ def test_the_probabilities_of_all_tokens_but_pad_sum_to_one(tiny):
 
 
 @torch.no_grad()
+def test_only_wanted_logprobs_are_worked_out(tiny):
+    idx, wanted = torch.randint(0, 62, (2, 6)), torch.tensor([[False, True, True, False, False], [False, False, False, False, True]])
+    assert torch.allclose(logprobs(tiny, idx, wanted=wanted), logprobs(tiny, idx) * wanted, atol=1e-5)
+
+
+@torch.no_grad()
 def test_right_padding_does_not_move_logprobs(tiny):
     alone, padded = torch.tensor([[3, 1, 4]]), torch.tensor([[3, 1, 4, 63, 63], [1, 2, 3, 4, 5]])
     assert torch.allclose(logprobs(tiny, alone)[0], logprobs(tiny, padded)[0, :2], atol=1e-6)
