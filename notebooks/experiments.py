@@ -373,7 +373,7 @@ def held_out_labelers(lab):
             def job(seed=seed, fold=fold):
                 config, rng = lab.base(seed), random.Random(seed)
                 inside, outside = [p for i, p in enumerate(people) if i % 5 != fold], people[fold::5]
-                settings = reward.Config(seed=seed, out=lab.beside(config, f"fold_{fold}").out, round=2)
+                settings = reward.Config(seed=seed, out=lab.beside(config, f"fold_{fold}").out)
                 lines = reward.read_rankings(Path(config.out) / "rankings.jsonl")[:80 if lab.quick else None]
                 lines = rng.sample(lines, len(lines))
                 cut = len(lines) * 9 // 10
