@@ -206,7 +206,7 @@ def check_masked_loss(my_masked_loss):
     for seed in range(5):
         mask = episodes(seed)[-1]
         cases.append((torch.randn(4, 6, 11), torch.randint(11, (4, 7)), mask))
-    return compare(my_masked_loss, lambda logits, idx, mask: sft.sft_loss(lambda _: logits, idx, mask), MISTAKES["masked_loss"], cases)
+    return compare(my_masked_loss, lambda logits, idx, mask: sft.sft_loss(lambda _, wanted: logits[wanted], idx, mask), MISTAKES["masked_loss"], cases)
 
 
 MISTAKES["cosine"] = [
