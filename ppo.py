@@ -534,7 +534,7 @@ def plot_figures(out, results):
     for i, name in enumerate(MODELS):
         mean, low, high = results["models"][name]["win_rate_vs_sft"]
         axes[0].bar(i, mean, yerr=[[mean - low], [high - mean]], color=COLOURS[name], capsize=3)
-        axes[0].text(i, mean + 0.03, f"{mean:.2f}", ha="center", fontsize=9)
+        axes[0].text(i, high + 0.025, f"{mean:.2f}", ha="center", fontsize=9, bbox=dict(facecolor="white", edgecolor="none", pad=0.5))
     ceiling = results["ceiling_vs_sft"][0]
     axes[0].axhline(ceiling, color=GREEN, linestyle="--", linewidth=1, label="a perfect answerer")
     axes[0].axhline(0.5, color=GREY, linestyle=":", linewidth=1)
