@@ -314,13 +314,13 @@ def plot(path, log, margins, table):
 def fit(config, ranked):
     """config.epochs passes over the rankings; returns (model, losses: nats a pair, a number a step).
 
-    Round 1 starts from the base model, much as the paper's final one (C.2: a GPT-3 fine-tuned on public data), not from SFT (3.5): that
-    made no difference (of validation pairs 91 and 93 % in the judge's order after round 2, here 91 and 94 %; seeds 11, 13). Round 2 goes on
-    from round 1's model (93 and 93 %): a fresh one may be late to find out how to compare the words of an answer with the prompt's.
+    Round 1 starts from the base model, much as the paper's final one (C.2: a GPT-3 fine-tuned on public data), not from SFT (3.5); it
+    made no difference (round 2 begun anew: of validation pairs 91 and 93 % in the judge's order from SFT, 91 and 94 % from the base
+    model; seeds 11, 13). Round 2 goes on from round 1's model (93 and 93 %): a new one may be late to compare answer and prompt.
 
-    Muon, with which the base model was trained too, finds that sooner than Adam: of the pairs of PPO's samples Adam's reward model
-    ordered 61 to 63 % as the judge does, Muon's 75 and 68 % (development, seeds 11 and 12). 0.003 and 0.0065 for `lr` were a little
-    worse than 0.0045, and so was 0.0065 with 16 prompts a step (91, 90 and 91 % of validation pairs for 92, seed 12, one run each)."""
+    Muon, with which the base model was trained too, learns to do so sooner than Adam: of the pairs of PPO's samples Adam's reward model
+    ordered 61 to 63 % as the judge does, Muon's 75 and 68 % (seeds 11 and 12). 0.003 and 0.0065 for `lr` were a little worse than
+    0.0045, and so was 0.0065 with 16 prompts a step (91, 90, 91 % of validation pairs, not 92; round 2 begun anew, seed 12)."""
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
     model = (from_language_model(need(config, "gpt", "model.py"), device) if config.round == 1 else

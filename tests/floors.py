@@ -1,5 +1,5 @@
-"""Compares out/results.json with the musts of the project and with tests/floors.json: what last landed, less a seed's spread
-(3 points; 10 for ratios to another model), since another machine's arithmetic makes another run. Raised by hand.
+"""Compares out/results.json with the musts of the project and with tests/floors.json: about the worst of the three seeds that
+last landed, or better, since another machine's arithmetic makes another run. Raised by hand.
 
 Prints every must that is missed; exits 1 if a figure is more than 3 points worse than its floor. Usage: python tests/floors.py out/results.json
 """
