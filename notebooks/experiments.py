@@ -367,6 +367,7 @@ def gao_fit(points, form):
 
 def held_out_labelers(lab):
     """Five groups of training labelers, one left out in turn: the reward model's accuracy inside and outside its groups; who prefers PPO-ptx."""
+    # Every reward model starts as in round 1, from the base model: the one that round 2 goes on from has heard all groups.
     people = labelers("train")
     for seed in lab.seeds:
         for fold in range(1 if lab.quick else 5):
