@@ -20,7 +20,7 @@ from data.judge import observe
 
 N_TRAIN, N_HELD_OUT = 40, 20       # paper: about 40 labelers; held-out ones did no screening and no training data
 SLIPS = 0.40                       # the share of demonstrations with a slip: the dial, frozen before the first PPO run
-NOISE = 0.17                       # mean Gumbel scale of a labeler's error; two of them agree on about 72.6 % of pairs
+NOISE = 0.20                       # mean Gumbel scale of a labeler's error; two of them agree on about 73 % of pairs (paper: 72.6 %)
 GRADE = 0.30                       # width of a grade: opinions span about 1.7, so there are about six (the paper's scale has seven)
 
 # The mean weight of each taste, by group. Each labeler's own weights lie within +-30 % of these.
