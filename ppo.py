@@ -113,7 +113,9 @@ def whiten(x, mask):
 def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
     """PPO's clipped objective (equation 7 of Schulman et al. 2017), all (B, R) -> (loss, share of tokens clipped).
 
-    ratio = pi / pi_old. The larger of the two losses counts: a step that has gone far enough in the good direction
+        loss = mean_t max( -A_t ratio_t, -A_t clip(ratio_t, 1 - clip, 1 + clip) )         ratio = pi / pi_old
+
+    The larger of the two losses counts: a step that has gone far enough in the good direction
     (ratio > 1 + clip with A > 0, ratio < 1 - clip with A < 0) gets no more gradient; one in the bad direction always does."""
     ratio = (logprobs - old_logprobs).exp()                             # (B, R)
     free = -advantages * ratio                                          # (B, R)
@@ -122,7 +124,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
 
 def value_loss(values, old_values, returns, mask, clip):
-    """1/2 squared error, the larger of unclipped and clipped, all (B, R) -> scalar. [not stated in the paper]"""
+    """1/2 mean_t max( (V - return)^2, (V_old + clip(V - V_old, -clip, clip) - return)^2 ), all (B, R) -> scalar. [not stated in the paper]"""
     near = old_values + (values - old_values).clamp(-clip, clip)        # (B, R)
     return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (near - returns) ** 2), mask)
 
@@ -181,7 +183,7 @@ def rollout(rows, policy, reference, value_net, reward_model, config, generator)
     rewards (B, R), scores (B,) less no_end, answers, stats."""
     encoding, device = tokenizer.load_cached(), policy.lm_head.weight.device
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
-    responses = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)               # ids, never decoded and encoded again
+    responses = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)               # temperature 1 (1); ids, never decoded and encoded again
     batch = batch_of(prompts, responses, policy.config.pad, device)
     lengths, mask = batch["lengths"], batch["mask"]                                     # (B,), (B, R)
     logprobs, ref_logprobs, values = torch.zeros(3, *mask.shape, dtype=policy.lm_head.weight.dtype, device=device)      # each (B, R)
@@ -234,12 +236,12 @@ def update(batch, rows, policy, value_net, optimizers, config, documents=None):
         for name, value in zip(metrics, (loss, v_loss, clip_fraction, approx_kl)):
             metrics[name] += (share * value).item()
         ratio = max(ratio, 1 + (((logprobs - part["logprobs"]).exp() - 1) * mask).abs().max().item())
-    ptx_loss = torch.zeros(())
+    ptx_loss = torch.zeros(())                                                          # scalar
     if documents:
         ptx_loss = corpus_loss(policy, documents)                                       # scalar
         (config.gamma_ptx * ptx_loss).backward()
-    grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)                      # [not stated]
-    nn.utils.clip_grad_norm_(value_net.parameters(), 1.0)
+    grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)                      # scalar [not stated]
+    nn.utils.clip_grad_norm_(value_net.parameters(), 1.0)                               # [not stated]
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
@@ -482,11 +484,11 @@ def table(results):
                  + "\n  (paper, 175B: SFT .734, GPT .85, GPT prompted .71)")
     mean, low, high = results["ceiling_vs_sft"]
     lines.append(f"a perfect answerer against SFT {mean:.3f} [{low:.3f}, {high:.3f}];\n"
-                 f"  PPO-ptx wins {(wins['sft'][0] - .5) / (mean - .5):.2f} of that; gold-utility gap closed {results['gap_closed']:.2f}")
+                 f"  PPO-ptx has {(wins['sft'][0] - .5) / (mean - .5):.2f} of its lead over a half; gold-utility gap closed {results['gap_closed']:.2f}")
     accuracies = {key.removeprefix("accuracy_"): rm[key] for key in rm if key.startswith("accuracy_")}
     lines.append("reward model accuracy (ceiling):\n  "
                  + ", ".join(f"{key.replace('_', ' ')} {value:.3f} ({rm['ceilings'][key]:.3f})" for key, value in accuracies.items())
-                 + f"\n  labelers agree {rm['labeler_agreement']:.3f}   (paper: .724, held-out .696; agreement .726)")
+                 + f"\n  labelers agree with each other {rm['labeler_agreement']:.3f} (.726); paper's reward model: train .724, held-out .696")
     lines.append("* by held-out labelers, ties half; the paper's: Figure 1, 175B (in its comparison with FLAN and T0: .734)")
     return "\n".join(lines)
 

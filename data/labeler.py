@@ -5,8 +5,8 @@ that is a hash of (labeler, prompt, response): asked twice, the same person answ
 Gumbel noise makes the choice between two responses follow the Bradley-Terry model that the reward model assumes:
     P(a preferred to b) = sigmoid((u_a - u_b) / noise).
 
-Training labelers put helpfulness first; held-out labelers, who produce no training data, put truthfulness and
-harmlessness first, as in the paper (section 3.4: the priorities of final evaluations).
+Training labelers put helpfulness first. Held-out labelers, who produce no training data, weigh truthfulness and harmlessness
+about twice as much, after the paper, whose final evaluations put these two first (section 3.4).
 """
 import functools
 import hashlib

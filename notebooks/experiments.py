@@ -508,8 +508,8 @@ def picture_alignment_tax(rows, axes):
         for x, (t, s) in zip(xs, points):
             if s != "ppo" or sweep == "gamma":
                 axes[2].annotate("PPO" if s == "ppo" else f"x {t:g}", (x, mean_by_seed(rows, s, "utility")), (4, 5 if sweep == "gamma" else -12), textcoords="offset points", fontsize=8)
-    axes[2].set(xlabel="corpus loss (nats a token)", ylabel="gold utility")
-    axes[2].legend(frameon=False, fontsize=8, loc="lower left")
+    axes[2].set(xlabel="corpus loss (nats a token)", ylabel="gold utility", xmargin=0.1)
+    axes[2].legend(frameon=False, fontsize=8, loc="lower right")
     return tax_in_words(rows, names)
 
 
@@ -591,7 +591,7 @@ def picture_figure_1(rows, axes):
     prompted = ppo.mean_of(row["small ppo_ptx"]["against_gpt_prompted"][0] for row in rows.values())
     return (f"Paper: a small InstructGPT is preferred to a GPT-3 over 100 times its size. Here PPO-ptx of {params[0]:,} parameters is preferred to GPT of "
             f"{params[-1]:,}, {params[-1] / params[0]:.0f} times as many, in {wins['ppo_ptx']:.1%}: {'agrees' if wins['ppo_ptx'] > 0.5 else 'differs'}. "
-            f"Of the small size GPT prompted is preferred to it in {wins['gpt_prompted']:.1%}, SFT in {wins['sft']:.1%}; against the large GPT prompted PPO-ptx wins {prompted:.1%}.")
+            f"The small GPT prompted is preferred to the large GPT in {wins['gpt_prompted']:.1%}, the small SFT in {wins['sft']:.1%}; the small PPO-ptx to the large GPT prompted in {prompted:.1%}.")
 
 
 METADATA = [("attempts_correct_instruction", "attempts the\ninstruction"), ("follows_constraints", "follows\nconstraints"),
@@ -681,7 +681,7 @@ def picture_dials(rows, axes):
 
 # What each costs on one core, two side by side on two, besides the three base runs of `python ppo.py` (17 minutes each, two cores).
 EXPERIMENTS = {"figure_1": (figure_1, picture_figure_1, "2.7 h"), "metadata": (metadata, picture_metadata, "1 min"),
-               "alignment_tax": (alignment_tax, picture_alignment_tax, "41 min"), "kl_sweep": (kl_sweep, picture_kl_sweep, "51 min"),
+               "alignment_tax": (alignment_tax, picture_alignment_tax, "58 min"), "kl_sweep": (kl_sweep, picture_kl_sweep, "51 min"),
                "over_optimisation": (over_optimisation, picture_over_optimisation, "72 min"),
                "held_out_labelers": (held_out_labelers, picture_held_out_labelers, "67 min"), "dials": (dials, picture_dials, "1.8 h")}
 
