@@ -681,7 +681,7 @@ def picture_dials(rows, axes):
 
 # What each costs on one core, two side by side on two, besides the three base runs of `python ppo.py` (17 minutes each, two cores).
 EXPERIMENTS = {"figure_1": (figure_1, picture_figure_1, "2.7 h"), "metadata": (metadata, picture_metadata, "1 min"),
-               "alignment_tax": (alignment_tax, picture_alignment_tax, "58 min"), "kl_sweep": (kl_sweep, picture_kl_sweep, "51 min"),
+               "alignment_tax": (alignment_tax, picture_alignment_tax, "58 min"), "kl_sweep": (kl_sweep, picture_kl_sweep, "62 min"),
                "over_optimisation": (over_optimisation, picture_over_optimisation, "72 min"),
                "held_out_labelers": (held_out_labelers, picture_held_out_labelers, "67 min"), "dials": (dials, picture_dials, "1.8 h")}
 
