@@ -9,7 +9,7 @@ by one that puts out a single number, and it learns to score the preferred respo
     loss = - 1 / C(K, 2)  E[ log sigmoid( r(x, y_w) - r(x, y_l) ) ]
 
 All C(K, 2) pairs of a prompt are one batch element: each response is read once, the prompt once for all, and correlated pairs cannot be spread over
-several updates, which overfits (3.5). Ties are dropped (C.2), and the mean is over the pairs that remain. A bias finally puts labelers' demonstrations at 0 on average (3.5).
+several updates, which overfits (3.5). Ties are dropped (C.2); the mean is over the rest. A bias finally puts demonstrations at 0 on average (3.5).
 
 Two rounds. A reward model that has only seen the SFT model's responses is soon fooled by the policy that is trained against
 it; so, as the paper says of steps 2 and 3, the loop is iterated: the first PPO policy's responses are ranked too.
@@ -248,7 +248,7 @@ def measure(model, config, rows):
     """The reward model on prompts that it was not trained on, responses from the same mix, and from the SFT model alone.
 
     Returns (results.json's "reward_model", score margins for the calibration plot). Ceilings: the accuracy of the
-    mean opinion of ten training labelers without noise: a reward model trained on their rankings can hardly do better."""
+    mean opinion of ten training labelers without noise, which a reward model trained on their rankings can hardly beat."""
     encoding, rng, generator = tokenizer.load(), random.Random(config.seed), torch.Generator().manual_seed(config.seed)
     usual, odd = samplers(config)
     mixed = collect(rows, (usual, odd), config.k, rng, generator)

@@ -567,9 +567,9 @@ def picture_over_optimisation(rows, axes):
     common = min(max(p["kl"] for p in curve) for curves in ppos.values() for curve in curves)
     fewest_and_most = (numbers[0], numbers[-1])
     peaks = [ppo.mean_of(max(p["gold"] for p in curve) for curve in bests[n]) for n in fewest_and_most]
-    best = [ppo.mean_of(map(fall, bests[n])) for n in fewest_and_most]
-    whole, equal, there = ([ppo.mean_of(measure(curve) for curve in ppos[n]) for n in fewest_and_most] for measure in
-                           (fall, lambda curve: fall(up_to(curve, common)), lambda curve: up_to(curve, common)[-1]["gold"]))
+    near = {n: [up_to(curve, common) for curve in ppos[n]] for n in fewest_and_most}
+    best, whole, equal = ([ppo.mean_of(map(fall, curves[n])) for n in fewest_and_most] for curves in (bests, ppos, near))
+    there = [ppo.mean_of(curve[-1]["gold"] for curve in near[n]) for n in fewest_and_most]
     agrees = all(few > many and few > 0.01 for few, many in (best, equal))
     return (f"Gao et al.: gold rises, then falls; with more rankings it rises higher and falls less. Here, {numbers[0]:,} and {numbers[-1]:,} rankings, gold peaks in "
             f"best-of-n at {peaks[0]:.3f} and {peaks[1]:.3f}, and ends below its peak by {best[0]:.3f} and {best[1]:.3f} in best of {bests[numbers[0]][0][-1]['n']}, "
