@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from data.prepare import UserError
+from data.prepare import UserError, guarded
 
 # ---------------------------------------------------------------- the architecture
 
@@ -467,20 +467,7 @@ def parse_flags(config_class, doc, argv=None):
 
 def run_script(train, config_class, doc):
     """The main guard of every script: flags in, one clear line and exit code 2 if something goes wrong."""
-    try:
-        train(parse_flags(config_class, doc))
-    except (UserError, ValueError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("stopped; finished stages are kept, run the same command to go on")
-    except OSError as error:
-        fail(f"{error.filename or config_class().out}: {error.strerror}; what was saved before is untouched")
-
-
-def fail(message):
-    """One line to stderr, exit code 2."""
-    print(f"\nerror: {message}", file=sys.stderr)
-    sys.exit(2)
+    guarded(lambda: train(parse_flags(config_class, doc)))
 
 
 # ================================================================ step 0: pretraining the base model

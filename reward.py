@@ -129,7 +129,7 @@ def read_rankings(path):
     for number, line in enumerate(lines, 1):
         if not all(isinstance(r, dict) and isinstance(r.get("text"), str) and isinstance(r.get("ended"), bool) for r in line["responses"]):
             raise UserError(f'{path}, line {number}: a response is {{"text": ..., "ended": true or false}}')
-        for ranks in [line["ranks"], *line.get("second_opinions", [])]:
+        for ranks in [line["ranks"], *line.get("second_opinions", [])] if isinstance(line.get("second_opinions", []), list) else [None]:
             whole = isinstance(ranks, list) and all(type(rank) is int for rank in ranks) and len(ranks) == len(line["responses"])
             if not whole or sorted(set(ranks)) != list(range(1, len(set(ranks)) + 1)):
                 raise UserError(f"{path}, line {number}: {ranks} does not rank {len(line['responses'])} responses (1 is best, equal numbers tie)")

@@ -1,7 +1,7 @@
 """The "web" of Toytown: what the base model reads. Every skill of the later assistant comes from here, none of its manners.
 
 Encyclopedias, dictionaries and lists teach the facts; songs, stories, restatements, letters, now/then pairs and retold tales make
-copying pay, find-the-difference puzzles and rumours comparing;
+copying pay; puzzles and rumours make comparing pay;
 exam sheets list questions without answers, so that after a bare question the base model tends to ask another;
 forum threads answer them, well, badly and rudely, so that two good examples in the prompt help (few-shot prompting).
 """
@@ -55,14 +55,14 @@ def restated(rng):
     return f"They say: {say(task['attribute'], animal=task['animal'], **{task['attribute']: task['value']})} {honest_answer(task, rng)}"
 
 
-SORTED = [word for name in town.LISTS["label"] for word in town.LISTS[name]]      # the words that the dictionary explains
+EXPLAINED = [word for name in town.LISTS["label"] for word in town.LISTS[name]]      # the words that the dictionary explains
 
 
 def listing(rng):
-    """A dictionary, an inventory of a passage, or members of a group: "Animals that live in the sea: crab, seal and whale."""
+    """A dictionary, an inventory of a passage, or members of a group: "Two animals that live in the sea: crab and seal"."""
     draw = rng.random()
     if draw < 0.2:
-        return " ".join(f"The word {word}: {honest_answer({'kind': 'sort', 'word': word}, rng)}" for word in rng.sample(SORTED, 4))
+        return " ".join(f"The word {word}: {honest_answer({'kind': 'sort', 'word': word}, rng)}" for word in rng.sample(EXPLAINED, 4))
     if draw < 0.4:
         task = filled("extract", rng)
         return f"{text_of(task['statements'])} {upper_first(tasks.MANY[task['what']])} here: {join(tasks.extract_targets(task))}."
@@ -159,7 +159,7 @@ def exam_sheet(rng, exclude):
     return "\n".join(prompt(question(rng, exclude)) for _ in range(rng.randint(2, 5)))
 
 
-SLIPS = ["careless", "careless", "ramble", "rude", "unfinished"]
+SLIP_KINDS = ["careless", "careless", "ramble", "rude", "unfinished"]
 PRAISE = ["Right!", "That was good.", "Yes!"]
 BLAME = {"careless": ["Wrong!"], "rude": ["How rude!", "Be polite!"], "ramble": ["Too long!", "That was too long."],
          "unfinished": ["Not finished!", "Where is the end?"]}
@@ -167,7 +167,7 @@ BLAME = {"careless": ["Wrong!"], "rude": ["How rude!", "Be polite!"], "ramble": 
 
 def remark(rng, right, answer, slip):
     """What a reader says of an answer. To name the word that is wrong, and the right one, the base model has to compare the
-    answer with the question, word by word; the reward model inherits that."""
+    answer with the question, word by word; the reward model inherits that. (In a list or a story that word may be as right, see `careless`.)"""
     wrong = difference(answer, right) if slip == "careless" else None
     if wrong:
         return f"Wrong! Not {wrong[0]} but {wrong[1]}."
@@ -179,7 +179,7 @@ def forum_thread(rng, exclude):
     good, remarks, lines = rng.random() < 0.2, rng.random() < 0.6, []
     for _ in range(rng.randint(1, 4)):
         task = question(rng, exclude)
-        right, slip = honest_answer(task, rng), None if good or rng.random() < 0.5 else rng.choice(SLIPS)
+        right, slip = honest_answer(task, rng), None if good or rng.random() < 0.5 else rng.choice(SLIP_KINDS)
         answer = labeler.add_slip(task, right, rng, slip) if slip else right
         lines += [f"{QUESTION} {prompt(task)}", f"{ANSWER} {answer}"]
         if remarks:

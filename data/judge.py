@@ -22,10 +22,10 @@ class Features(NamedTuple):
     done: float             # how much of the task was done, constraints aside
     constraints: float      # 1 if every explicit constraint was kept
     constrained: bool       # whether there was any
-    false: float            # 1 if something false or invented was said
+    false: float            # 1 if something false or invented was said, or a list has an item too many
     toxic: float            # 1 if somebody is insulted
     surplus: float          # 0.5 for one sentence too many, 1 for more
-    unfinished: float       # 1 if it stops in mid-sentence or never ends
+    unfinished: float       # 1 if it stops in mid-sentence, is no statement, or never ends
     attempted: float        # 1 if it is an answer of the kind that was asked for, right or wrong
     invented: float         # closed-domain tasks: 1 if it says what the given text does not
 

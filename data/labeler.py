@@ -18,7 +18,7 @@ from data import tasks
 from data import toytown as town
 from data.judge import observe
 
-N_TRAIN, N_HELD_OUT = 40, 20       # paper: about 40 labelers; held-out ones did no screening and no training data
+N_TRAIN, N_HELD_OUT = 40, 20       # paper: about 40 labelers; held-out ones were not screened and made no training data
 SLIPS = 0.40                       # the share of demonstrations with a slip: the dial, frozen before the first PPO run
 NOISE = 0.20                       # mean Gumbel scale of a labeler's error; two of them agree on about 73 % of pairs (paper: 72.6 %)
 GRADE = 0.30                       # width of a grade: opinions span about 1.7, so there are about six (the paper's scale has seven)
@@ -117,7 +117,9 @@ def add_slip(task, answer, rng, slip):
 
 
 def careless(task, answer, rng):
-    """A wrong word, a wrong number of sentences, or an invented answer where the text says nothing."""
+    """A wrong word, a wrong number of sentences, or an invented answer where the text says nothing.
+
+    In a list or a story the other word is at times as right as the first; so one in twenty of these slips costs nothing."""
     if answer == tasks.NOT_SAID:
         return tasks.text_of([tasks.person_statement(rng, task["person"], task["attribute"])])
     pieces = town.sentences(answer)

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -35,6 +36,21 @@ class UserError(Exception):
     """Something the user can mend: shown as one line, exit code 2."""
 
 
+def guarded(work):
+    """Runs work(), a command's whole work: what the user can mend, Ctrl-C and a full disk end in one clear line and exit code 2."""
+    try:
+        work()
+        return
+    except (UserError, ValueError) as error:
+        message = error
+    except KeyboardInterrupt:
+        message = "stopped; what was finished is kept, run the same command to go on"
+    except OSError as error:
+        message = f"{error.filename or 'a file'} cannot be written or read ({error.strerror}); what was saved before is untouched"
+    print(f"\nerror: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
 def write(path, text):
     """Writes a file whole or not at all: to a neighbour first, then renamed."""
     partial = path.with_name(path.name + ".partial")
@@ -61,6 +77,11 @@ def read_jsonl(path, **types):
         for key, kind in types.items():
             if not isinstance(row, dict) or not isinstance(row.get(key), kind):
                 raise UserError(f'{path}, line {number}: "{key}" is missing or not a {kind.__name__}')
+        if "task" in types:
+            try:
+                tasks.prompt(row["task"])
+            except Exception as error:                                  # whatever a task that is none may do to its reader
+                raise UserError(f'{path}, line {number}: "task" is not one of this world ({type(error).__name__}: {error})') from None
         rows.append(row)
     if not rows:
         raise UserError(f"{path}: empty")
@@ -120,4 +141,5 @@ def prepare(folder=FOLDER, sizes=SIZES, corpus_words=CORPUS_WORDS, seed=SEED, co
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", action="store_true", help="write only corpus.txt, which is not committed")
-    prepare(corpus_only=parser.parse_args().corpus)
+    flags = parser.parse_args()
+    guarded(lambda: prepare(corpus_only=flags.corpus))

@@ -62,14 +62,14 @@ def load(path=PATH):
     The file is parsed here because tiktoken's own loader caches by path and would not notice a new tokenizer.
     Raises ValueError that names file and line if the file is damaged."""
     ranks = {}
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
         try:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: not a line of a rank file ({error})") from None
-    if sorted(ranks.values()) != list(range(len(ranks))) or len(ranks) < 256:
-        raise ValueError(f"{path}: the ranks are not 0, 1, 2, ... (is the file complete?)")
+    if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([b]) not in ranks for b in range(256)):
+        raise ValueError(f"{path}: the ranks are not 0, 1, 2, ... or a byte has none (is the file complete?)")
     return tiktoken.Encoding("toytown", pat_str=PATTERN, mergeable_ranks=ranks,
                              special_tokens={END: len(ranks), PAD: len(ranks) + 1})
 

@@ -21,14 +21,17 @@ import sft
 
 def flat(x):
     """Numbers, tensors and nested lists of them as one float64 tensor; None where that is impossible."""
-    if hasattr(x, "tolist") and not isinstance(x, torch.Tensor):
-        x = x.tolist()                                      # NumPy's
-    if isinstance(x, dict):
-        x = [x[key] for key in sorted(x)]
-    if isinstance(x, (list, tuple)):
-        parts = [flat(part) for part in x]
-        return None if any(part is None for part in parts) else torch.cat([torch.zeros(0, dtype=torch.float64), *parts])
-    return torch.as_tensor(x, dtype=torch.float64).detach().flatten() if isinstance(x, (bool, int, float, torch.Tensor)) else None
+    try:
+        if hasattr(x, "tolist") and not isinstance(x, torch.Tensor):
+            x = x.tolist()                                  # NumPy's
+        if isinstance(x, dict):
+            x = [x[key] for key in sorted(x)]
+        if isinstance(x, (list, tuple)):
+            parts = [flat(part) for part in x]
+            return None if any(part is None for part in parts) else torch.cat([torch.zeros(0, dtype=torch.float64), *parts])
+        return torch.as_tensor(x, dtype=torch.float64).detach().flatten() if isinstance(x, (bool, int, float, torch.Tensor)) else None
+    except Exception:                                       # a student may return anything: 10 ** 400, a list that holds itself
+        return None
 
 
 def same(x, y):

@@ -57,7 +57,7 @@ def recorded(name):
     """A file of notebooks/results/ as a dict."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
-        raise UserError(f"{path} is missing: `python -m notebooks.experiments {name}` makes it")
+        raise UserError(f"{path} is missing: `python -m notebooks.{'record' if name == 'classroom' else f'experiments {name}'}` makes it")
     return json.loads(path.read_text())
 
 

@@ -1,6 +1,6 @@
 """Makes what the lessons do not make themselves: small checkpoints and recorded curves and samples, all of the run with seed 1.
 
-    python -m notebooks.record          # eleven minutes, after `python -m notebooks.experiments figure_1` and `kl_sweep`
+    python -m notebooks.record          # eight minutes on one core, after `python -m notebooks.experiments figure_1` and `kl_sweep`
 
 Writes notebooks/checkpoints/*.pt (half precision) and notebooks/results/classroom.json, a part at a time: stopped, it goes on.
 """
@@ -22,11 +22,11 @@ import ppo
 import reward
 from data import prepare, tokenizer
 from data.labeler import labelers
-from model import UserError, fail, load_checkpoint, load_model
+from model import UserError, load_checkpoint, load_model
 from notebooks.experiments import Lab, rounded
 from notebooks.exercises import SYMPTOMS
 from notebooks.lesson import CHECKPOINTS, MODELS, RESULTS, answers, load
-from tests.mutations import BUGS, ROOT
+from tests.mutations import BUGS, copy_project, put
 
 COLUMNS = ("step", "score", "gold", "kl", "length", "ended", "entropy", "explained_variance", "ptx_loss")
 
@@ -96,14 +96,12 @@ def twelve(config):
 def with_bug(config, bug):
     """The curve of a short PPO run with one line of the scripts wrong; bug None: none is."""
     with tempfile.TemporaryDirectory() as folder:
-        project, out = Path(folder) / "project", Path(folder) / "run"
-        shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns("out*", ".git", "corpus.txt", "__pycache__", "notebooks"))
+        project, out = copy_project(folder), Path(folder) / "run"
         out.mkdir()
         for name in ("gpt", "sft_mix", "reward_1", "ppo_1", "reward"):
             shutil.copy(Path(config.out) / f"{name}.pt", out)
         if bug:
-            path = project / bug.file
-            path.write_text(path.read_text().replace(bug.right, bug.wrong))
+            put(bug, project)
         code = f"import ppo; ppo.fit(ppo.Config(out={str(out)!r}, episodes=512, minibatch=128), 'run', 'reward', 16, 0.0)"
         done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
         if done.returncode:
@@ -140,7 +138,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, ValueError) as error:
-        fail(error)
+    prepare.guarded(main)

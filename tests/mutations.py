@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass
 class Bug:
-    """One wrong line: in `file`, `right` becomes `wrong`; one of `tests` (names in tests/test_losses.py unless given) must fail."""
+    """One wrong line: in `file`, `right` becomes `wrong`; one of `tests` (names in tests/test_losses.py or test_model.py) must fail."""
     name: str
     symptom: str
     file: str
@@ -92,8 +92,24 @@ BUGS = [
 ]
 
 
+def copy_project(folder):
+    """A copy of the scripts, the world and the tests in folder/project: its path."""
+    left_out = shutil.ignore_patterns("out*", ".git", "*venv*", "corpus.txt", "__pycache__", ".pytest_cache", ".readme", "notebooks")
+    return Path(shutil.copytree(ROOT, Path(folder) / "project", ignore=left_out))
+
+
+def put(bug, copy):
+    """Makes one line of a copy wrong; returns the file and what it held."""
+    path = copy / bug.file
+    right = path.read_text()
+    if right.count(bug.right) != 1:
+        raise SystemExit(f"{bug.name}: {bug.right!r} stands {right.count(bug.right)} times in {bug.file}, not once")
+    path.write_text(right.replace(bug.right, bug.wrong))
+    return path, right
+
+
 def run_tests(folder, expression):
-    """(passed, last line of pytest) of the named tests in a copy of the project."""
+    """The named tests in a copy of the project: (pytest's exit code, the test that failed or pytest's last line)."""
     done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/test_losses.py", "tests/test_model.py", "-k", expression],
                           cwd=folder, capture_output=True, text=True, timeout=120)
     failed = next((line.split("::")[1].split(" ")[0].split("[")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")), "")
@@ -104,18 +120,14 @@ def main():
     """Applies every bug in turn; returns those that went unnoticed."""
     unnoticed, table = [], []
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "project"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("out*", ".git", "corpus.txt", "__pycache__", ".readme"))
+        copy = copy_project(folder)
         code, line = run_tests(copy, " or ".join(sorted({bug.tests for bug in BUGS})))
         if code != 0:
             raise SystemExit(f"the tests must pass before there is a bug: {line}")
         for bug in tqdm(BUGS, desc="bugs"):
-            right = (ROOT / bug.file).read_text()
-            if right.count(bug.right) != 1:
-                raise SystemExit(f"{bug.name}: {bug.right!r} stands {right.count(bug.right)} times in {bug.file}, not once")
-            (copy / bug.file).write_text(right.replace(bug.right, bug.wrong))
+            path, right = put(bug, copy)
             code, caught = run_tests(copy, bug.tests)
-            (copy / bug.file).write_text(right)
+            path.write_text(right)
             if code != 1:                           # 1: tests ran and failed; anything else is no proof
                 unnoticed.append(bug.name)
             table.append((bug.name, bug.file, bug.symptom, caught if code == 1 else f"NOT NOTICED ({caught})"))

@@ -37,7 +37,7 @@ def documents(evaluation):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """200,000 tasks as the prompt sets draw them."""
+    """200,000 tasks as validation prompts are drawn."""
     rng = random.Random(0)
     return [tasks.new_task(rng) for _ in range(200_000)]
 
@@ -92,11 +92,11 @@ def test_end_of_text_belongs_to_a_response_that_ended(encoding):
     assert tokenizer.response_text(encoding, []) == ("", False)
 
 
-@pytest.mark.parametrize("broken", ["no-base64! 300", "Zm94", "Zm94 three", "Zm94 1 2", ""])
+@pytest.mark.parametrize("broken", [b"no-base64! 300", b"Zm94", b"Zm94 three", b"Zm94 1 2", b"", b"\xff 299"])
 def test_a_damaged_rank_file_names_the_line(tmp_path, broken):
-    lines = tokenizer.PATH.read_text().splitlines()
+    lines = tokenizer.PATH.read_bytes().splitlines()
     lines[299] = broken
-    (tmp_path / "bad.tiktoken").write_text("\n".join(lines))
+    (tmp_path / "bad.tiktoken").write_bytes(b"\n".join(lines))
     with pytest.raises(ValueError, match=r"bad\.tiktoken, line 300"):
         tokenizer.load(tmp_path / "bad.tiktoken")
 
@@ -251,8 +251,8 @@ def test_only_closed_tasks_can_hallucinate_and_only_constrained_ones_can_break_a
         task = tasks.new_task(rng)
         verdict = judge(task, "Ann is in the park.", True)
         assert (verdict.hallucinates is None) == (task["use_case"] not in tasks.CLOSED_DOMAIN)
-        if {"use", "avoid", "one_word"} & set(task):
-            assert verdict.follows_constraints is not None
+        constrained = {"use", "avoid", "one_word"} & set(task) or task["kind"] in ("describe", "story", "name", "summary")
+        assert (verdict.follows_constraints is None) == (not constrained)
 
 
 # ---------------------------------------------------------------- labelers
@@ -358,5 +358,6 @@ def test_a_teacher_changes_one_list_and_everything_follows(tmp_path):
     assert "zebra" in (tmp_path / "data" / "corpus.txt").read_text()
     for name in ("demonstrations", "prompts_rm", "prompts_rl"):
         assert "zebra" in (tmp_path / "data" / f"{name}.jsonl").read_text()
-    assert tokenizer.load(tmp_path / "data" / "toytown.tiktoken").encode_ordinary(" zebra")
+    later, earlier = (tokenizer.load(path).encode_ordinary(" zebra") for path in (tmp_path / "data" / "toytown.tiktoken", tokenizer.PATH))
+    assert len(later) < len(earlier)
     assert "zebra" not in (prepare.FOLDER / "toytown.py").read_text()

@@ -24,8 +24,8 @@ def test_gaos_forms_are_found_again_where_they_hold_exactly(form):
     assert experiments.gao_fit(points, form) == pytest.approx((0.7, 0.3))
 
 
-def test_a_document_cut_at_its_mark_is_what_the_corpus_would_have_said():
-    """The skills of the alignment tax are the corpus's own: every mark turns up in what its maker writes."""
+def test_every_mark_turns_up_in_what_its_maker_writes():
+    """The skills of the alignment tax are the corpus's own: documents, cut at the mark."""
     for _, make, mark in experiments.SKILLS:
         assert any(mark in make(random.Random(seed)) for seed in range(100))
 

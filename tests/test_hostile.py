@@ -2,7 +2,6 @@
 import io
 import json
 import random
-import resource
 import subprocess
 import sys
 
@@ -17,7 +16,7 @@ from data import prepare, tokenizer
 from model import GPT, GPTConfig, UserError, generate, load_model, save_checkpoint
 from reward import RewardModel, load_reward_model, read_rankings
 
-LINE = {"prompt": "Name two colours.", "use_case": "brainstorming", "task": {}, "completion": "I think of red and blue.", "round": 1,
+LINE = {"prompt": "Name two colours.", "use_case": "brainstorming", "task": {"kind": "name", "what": "colour", "n": 2, "phrasing": 0}, "completion": "I think of red and blue.", "round": 1,
         "responses": [{"text": "a", "ended": True}, {"text": "b", "ended": False}, {"text": "", "ended": True}], "ranks": [1, 2, 2]}
 
 
@@ -64,7 +63,7 @@ def jsonl_case(rng, path):
 def ranks_case(rng, path):
     """Rankings in which ranks and responses contradict each other."""
     ranks = rng.choice([[1, 2], [1, 2, 3, 4], [0, 1, 2], [1, 3, 3], [2, 2, 2], [1, "2", 3], [1, 2.0, 2], [True, 2, 2], [-1, 1, 2], [1, None, 2], [[1], 2, 3], []])
-    line = {**LINE, **rng.choice([{"ranks": ranks}, {"second_opinions": [[1, 2, 3], ranks]}, {"second_opinions": [3]}, {"responses": ["a", "b", "c"]},
+    line = {**LINE, **rng.choice([{"ranks": ranks}, {"second_opinions": [[1, 2, 3], ranks]}, {"second_opinions": [3]}, {"second_opinions": rng.choice([3, None])}, {"task": {}}, {"responses": ["a", "b", "c"]},
                                   {"responses": [{"text": 1, "ended": True}] * 3}, {"responses": [{"text": "a"}] * 3}])}
     at = rng.randrange(3)
     path.write_text("".join(json.dumps(line if i == at else LINE) + "\n" for i in range(3)))
@@ -132,7 +131,7 @@ def test_empty_and_endless_responses_are_scored_and_special_tokens_are_plain_tex
 
 @pytest.mark.parametrize("flags", [["sft.py", "--batch_size", "100000"], ["ppo.py", "--split", "nothing"], ["model.py", "--n_embd", "63"],
                                    ["model.py", "--chat", "no.pt"], ["reward.py", "--round", "3"], ["ppo.py", "--device", "abacus"]])
-def test_a_script_that_cannot_run_says_why_in_one_line(flags, tmp_path):
+def test_a_script_that_cannot_run_says_why_in_its_last_line(flags, tmp_path):
     out = tmp_path / "out"
     if flags[0] == "sft.py":
         save_checkpoint(out / "gpt.pt", GPT(GPTConfig(n_layer=1)), **model.stage_extra(model.Config(out=str(out)), "pretrain"))
@@ -145,8 +144,20 @@ def test_a_script_that_cannot_run_says_why_in_one_line(flags, tmp_path):
     assert (flags[1].lstrip("-") in done.stderr or flags[2] in done.stderr) and done.stderr.strip().splitlines()[-1].startswith(("error: ", "usage", flags[0]))
 
 
+@pytest.mark.parametrize("trouble, words", [(UserError("file.jsonl, line 3: empty"), "file.jsonl, line 3"), (ValueError("--n_embd 63 is odd"), "--n_embd"),
+                                            (KeyboardInterrupt(), "stopped"), (OSError(28, "No space left on device", "gpt.jsonl"), "gpt.jsonl")])
+def test_trouble_ends_in_one_line_and_exit_code_2(trouble, words, capsys):
+    def work():
+        raise trouble
+    with pytest.raises(SystemExit) as stopped:
+        prepare.guarded(work)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0]
+
+
 def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
     """A file size limit of 100 kB stands for the full disk."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
     path, small = tmp_path / "model.pt", GPT(GPTConfig(64, 16, 1, 1, 8))
     save_checkpoint(path, small)
     before = path.read_bytes()

@@ -6,9 +6,13 @@ import random
 import subprocess
 import sys
 import time
-from signal import SIG_DFL, SIGINT, SIGKILL, signal
+from pathlib import Path
 
 import pytest
+
+if sys.platform == "win32":
+    pytest.skip("Windows has no SIGKILL", allow_module_level=True)
+from signal import SIG_DFL, SIGINT, SIGKILL, signal  # noqa: E402
 
 from data import prepare
 from tests.test_pipeline import SIZES
@@ -31,7 +35,7 @@ POINTS = [("gpt.jsonl", 8, SIGKILL), ("sft.jsonl", 3, SIGINT), ("sft_mix.jsonl",
 
 def start(world, out):
     """The tiny pipeline in a process of its own, which heeds Ctrl-C even where the tests run in the background and ignore it."""
-    return subprocess.Popen([sys.executable, "-c", RUN, str(prepare.FOLDER.parent), str(world), str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    return subprocess.Popen([sys.executable, "-c", RUN, str(prepare.FOLDER.parent), str(world), str(out)], stdout=subprocess.DEVNULL, stderr=open(f"{out}.stderr", "w"),
                             preexec_fn=lambda: signal(SIGINT, SIG_DFL))
 
 
@@ -71,6 +75,9 @@ def test_killed_five_times_and_continued_ends_with_the_same_bits(world, whole, t
             time.sleep(0.02)
         process.send_signal(how)
         assert process.wait() == (2 if how == SIGINT else -SIGKILL)
+        if how == SIGINT:
+            said = Path(f"{tmp_path}.stderr").read_text()
+            assert "Traceback" not in said and said.splitlines()[-1].startswith("error: stopped")
     assert start(world, tmp_path).wait() == 0
     same(made_files(tmp_path), whole)
 

@@ -385,9 +385,14 @@ def test_the_gradient_of_ppo_ptx_is_the_sum_of_its_parts(players):
     assert max(a.abs().max() for a in alone) > 0.01 and max(p.abs().max() for p in ptx) > 0.01
 
 
+def lower_half(idx, lengths):
+    """idx (B, T), lengths (B,) -> (B,): the share of a sequence's tokens that are below 512."""
+    return ((idx < 512) & (torch.arange(idx.shape[1]) < lengths[:, None])).sum(1) / lengths
+
+
 def test_ppo_climbs_a_reward_that_it_can_earn(players):
     """The reward: the share of tokens from the lower half of the vocabulary. The reference stays, so the KL grows."""
-    players.reward_model = lambda idx, lengths: ((idx < 512) & (torch.arange(idx.shape[1]) < lengths[:, None])).sum(1) / lengths
+    players.reward_model = lower_half
     players.value_net, players.config = RewardModel(players.value_net.config), ppo.Config(beta=0.0, no_end=0.0)
     optimizers = [torch.optim.Adam(net.parameters(), lr=0.02) for net in (players.policy, players.value_net)]
     history = []
@@ -401,7 +406,7 @@ def test_ppo_climbs_a_reward_that_it_can_earn(players):
 
 def test_a_large_beta_pins_the_policy(players):
     """The same reward; the policy has left its reference before, and comes back to it."""
-    players.reward_model = lambda idx, lengths: ((idx < 512) & (torch.arange(idx.shape[1]) < lengths[:, None])).sum(1) / lengths
+    players.reward_model = lower_half
     players.value_net, players.config = RewardModel(players.value_net.config), ppo.Config(beta=10.0, no_end=0.0)
     with torch.no_grad():
         for p in players.policy.parameters():

@@ -140,7 +140,7 @@ def test_the_future_is_invisible(tiny):
     assert not torch.equal(tiny(one)[:, 2], tiny(other)[:, 2])
 
 
-def test_a_fresh_model_knows_nothing_and_shares_its_word_table(tiny):
+def test_reading_and_writing_share_a_table_and_names_are_gpt_2s(tiny):
     assert tiny.lm_head.weight is tiny.transformer.wte.weight
     assert "transformer.h.1.attn.c_attn.weight" in tiny.state_dict()
 

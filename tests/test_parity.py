@@ -246,7 +246,7 @@ def relative(a, b):
 def test_a_whole_ppo_update_is_that_of_trl(encoding, tmp_path, monkeypatch):
     """Rollout, rewards, GAE, whitening, two inner epochs of clipped losses, on the same tokens: every gradient and every weight.
 
-    In both, ours is told to leave gradients unclipped, as trl's loop does. Some responses end, some do not, lengths differ."""
+    Ours is told to leave gradients unclipped, as trl's loop does. Some responses end, some do not, lengths differ."""
     config = ppo.Config(episodes=8, minibatch=8)
     shape = GPTConfig(encoding.n_vocab, 80, 2, 2, 16)
     policy, value_net, reward_model = random_weights(GPT(shape)), random_weights(RewardModel(shape)), random_weights(RewardModel(shape))

@@ -53,7 +53,7 @@ def settings(out):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A whole run in a small world of its own. The demonstrations and the tokenizer are the committed ones."""
+    """A whole run in a small world of its own. The tokenizer is the committed one."""
     world, out = tmp_path_factory.mktemp("world"), tmp_path_factory.mktemp("out")
     prepare.prepare(world, SIZES, corpus_words=60_000)
     with pytest.MonkeyPatch.context() as patch:
@@ -75,7 +75,8 @@ def test_pretraining_lowers_the_loss_on_unseen_documents(finished):
 
 
 def test_fine_tuning_makes_demonstrations_likelier_than_the_base_model_finds_them(finished, encoding):
-    pairs = sft.read_demonstrations(encoding)[:200]                     # the tenth that SFT validates on
+    pairs = sft.read_demonstrations(encoding)
+    pairs = pairs[:len(pairs) // 10]                                    # the tenth that SFT validates on
     base, tuned, mixed = (sft.mean_loss(load_model(finished.out / name), pairs) for name in ("gpt.pt", "sft_epochs/02.pt", "sft_mix.pt"))
     assert tuned < base - 0.1 and mixed < base - 0.1
 
@@ -113,11 +114,12 @@ def test_pretraining_gradients_keep_the_corpus_loss_down(finished):
 
 def test_all_rankings_are_kept_with_both_rounds_and_known_samplers(finished):
     lines = prepare.read_jsonl(finished.out / "rankings.jsonl")
-    assert {line["round"] for line in lines} == {1, 2}
+    wrote = {round: {response["sampler"] for line in lines if line["round"] == round for response in line["responses"]} for round in (1, 2)}
+    usual = {"sft", "sft_mix", "sft_hot", "gpt", "other_prompt"}
+    assert "sft" in wrote[1] and wrote[1] <= usual and "ppo_1" in wrote[2] and wrote[2] <= usual | {"ppo_1", "ppo_hot"}
     for line in lines:
         texts = [response["text"] for response in line["responses"]]
         assert len(texts) == len(set(texts)) == len(line["ranks"]) and min(line["ranks"]) == 1
-        assert ("ppo_1" in {response["sampler"] for response in line["responses"]}) <= (line["round"] == 2)
 
 
 def test_a_trace_adds_up(finished):
