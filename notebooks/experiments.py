@@ -548,11 +548,12 @@ def picture_over_optimisation(rows, axes):
     for axis, way in zip(axes, ("ppo", "best_of_n")):
         for n in numbers:
             curves = by_seed(rows, f"{n} rankings", way)
+            style = dict(color=shades[n], linewidth=0.9, marker="osv^"[numbers.index(n)], markersize=3)
             for k, curve in enumerate(curves):
                 d = [math.sqrt(max(p["kl"], 0)) for p in curve]
-                axis.plot(d, [p["gold"] for p in curve], color=shades[n], linewidth=0.9, alpha=0.8, label=f"{n:,} rankings" if k == 0 else None)
+                axis.plot(d, [p["gold"] for p in curve], alpha=0.8, markevery=6 if way == "ppo" else 1, label=f"{n:,} rankings" if k == 0 else None, **style)
                 if way == "ppo":
-                    axes[2].plot(d, [p["proxy"] for p in curve], color=shades[n], linewidth=0.9)
+                    axes[2].plot(d, [p["proxy"] for p in curve], markevery=6, **style)
             points = [(p["kl"], p["gold"] - curve[0]["gold"]) for curve in curves for p in curve[1:]]
             a, b = gao_fit(points, way)
             start = sum(curve[0]["gold"] for curve in curves) / len(curves)
@@ -571,9 +572,9 @@ def picture_over_optimisation(rows, axes):
     best, whole, equal = ([ppo.mean_of(map(fall, curves[n])) for n in fewest_and_most] for curves in (bests, ppos, near))
     there = [ppo.mean_of(curve[-1]["gold"] for curve in near[n]) for n in fewest_and_most]
     agrees = all(few > many and few > 0.01 for few, many in (best, equal))
-    return (f"Gao et al.: gold rises, then falls; with more rankings it rises higher and falls less. Here, {numbers[0]:,} and {numbers[-1]:,} rankings, gold peaks in "
-            f"best-of-n at {peaks[0]:.3f} and {peaks[1]:.3f}, and ends below its peak by {best[0]:.3f} and {best[1]:.3f} in best of {bests[numbers[0]][0][-1]['n']}, "
-            f"{whole[0]:.3f} and {whole[1]:.3f} in PPO; where PPO's KL first reaches {common:.1f} nats, by {equal[0]:.3f} and {equal[1]:.3f}, to {there[0]:.3f} and {there[1]:.3f}: "
+    return (f"Gao et al.: gold rises, then falls; with more rankings it rises higher and falls less. Here, {numbers[0]:,} ({numbers[-1]:,}) rankings: in best of n, "
+            f"gold peaks at {peaks[0]:.3f} ({peaks[1]:.3f}) and is {best[0]:.3f} ({best[1]:.3f}) lower at n = {bests[numbers[0]][0][-1]['n']}. In PPO it ends {whole[0]:.3f} ({whole[1]:.3f}) "
+            f"below its peak; where the KL first reaches {common:.1f} nats it stands at {there[0]:.3f} ({there[1]:.3f}), {equal[0]:.3f} ({equal[1]:.3f}) below: "
             f"{'agrees' if agrees else 'agrees in part' if best[0] > best[1] else 'differs'}.")
 
 
