@@ -16,7 +16,8 @@ from data import prepare, tokenizer
 from model import GPT, GPTConfig, UserError, generate, load_model, save_checkpoint
 from reward import RewardModel, load_reward_model, read_rankings
 
-LINE = {"prompt": "Name two colours.", "use_case": "brainstorming", "task": {"kind": "name", "what": "colour", "n": 2, "phrasing": 0}, "completion": "I think of red and blue.", "round": 1,
+LINE = {"prompt": "Name two colours.", "use_case": "brainstorming", "task": {"kind": "name", "what": "colour", "n": 2, "phrasing": 0},
+        "completion": "I think of red and blue.", "round": 1,
         "responses": [{"text": "a", "ended": True}, {"text": "b", "ended": False}, {"text": "", "ended": True}], "ranks": [1, 2, 2]}
 
 
@@ -63,8 +64,8 @@ def jsonl_case(rng, path):
 def ranks_case(rng, path):
     """Rankings in which ranks and responses contradict each other."""
     ranks = rng.choice([[1, 2], [1, 2, 3, 4], [0, 1, 2], [1, 3, 3], [2, 2, 2], [1, "2", 3], [1, 2.0, 2], [True, 2, 2], [-1, 1, 2], [1, None, 2], [[1], 2, 3], []])
-    line = {**LINE, **rng.choice([{"ranks": ranks}, {"second_opinions": [[1, 2, 3], ranks]}, {"second_opinions": [3]}, {"second_opinions": rng.choice([3, None])}, {"task": {}}, {"responses": ["a", "b", "c"]},
-                                  {"responses": [{"text": 1, "ended": True}] * 3}, {"responses": [{"text": "a"}] * 3}])}
+    line = {**LINE, **rng.choice([{"ranks": ranks}, {"second_opinions": [[1, 2, 3], ranks]}, {"second_opinions": [3]}, {"second_opinions": 3}, {"second_opinions": None},
+                                  {"task": {}}, {"responses": ["a", "b", "c"]}, {"responses": [{"text": 1, "ended": True}] * 3}, {"responses": [{"text": "a"}] * 3}])}
     at = rng.randrange(3)
     path.write_text("".join(json.dumps(line if i == at else LINE) + "\n" for i in range(3)))
     return at + 1

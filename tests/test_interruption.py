@@ -35,8 +35,9 @@ POINTS = [("gpt.jsonl", 8, SIGKILL), ("sft.jsonl", 3, SIGINT), ("sft_mix.jsonl",
 
 def start(world, out):
     """The tiny pipeline in a process of its own, which heeds Ctrl-C even where the tests run in the background and ignore it."""
-    return subprocess.Popen([sys.executable, "-c", RUN, str(prepare.FOLDER.parent), str(world), str(out)], stdout=subprocess.DEVNULL, stderr=open(f"{out}.stderr", "w"),
-                            preexec_fn=lambda: signal(SIGINT, SIG_DFL))
+    with open(f"{out}.stderr", "w") as errors:
+        return subprocess.Popen([sys.executable, "-c", RUN, str(prepare.FOLDER.parent), str(world), str(out)], stdout=subprocess.DEVNULL, stderr=errors,
+                                preexec_fn=lambda: signal(SIGINT, SIG_DFL))
 
 
 def made_files(out):

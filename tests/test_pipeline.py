@@ -114,6 +114,7 @@ def test_pretraining_gradients_keep_the_corpus_loss_down(finished):
 
 def test_all_rankings_are_kept_with_both_rounds_and_known_samplers(finished):
     lines = prepare.read_jsonl(finished.out / "rankings.jsonl")
+    assert {line["round"] for line in lines} == {1, 2}
     wrote = {round: {response["sampler"] for line in lines if line["round"] == round for response in line["responses"]} for round in (1, 2)}
     usual = {"sft", "sft_mix", "sft_hot", "gpt", "other_prompt"}
     assert "sft" in wrote[1] and wrote[1] <= usual and "ppo_1" in wrote[2] and wrote[2] <= usual | {"ppo_1", "ppo_hot"}
