@@ -379,7 +379,7 @@ def made(config, name, settings=None):
     if extra.get("seed") != config.seed:
         raise UserError(f"{path} was made with seed {extra.get('seed')}, not {config.seed}: {advice}")
     if extra.get("world") != world_hash():
-        raise UserError(f"{path} was made in another world, the files in data/ have changed since: {advice}")
+        raise UserError(f"{path} was made in another world, the files in data/ have changed since: run `python -m data.prepare --corpus`; {advice}")
     for key, value in (settings or {}).items():
         if extra["settings"].get(key) != value:
             raise UserError(f"{path} was made with {key} = {extra['settings'].get(key)}, not {value}: {advice}")
@@ -406,11 +406,16 @@ def set_up(config):
         raise UserError(f"--out {config.out}: cannot be written to ({error.strerror})") from None
     keep_freed_memory()
     torch.manual_seed(config.seed)
-    device = "cpu" if config.device == "auto" else config.device
+    generator = generator_on(config.device, config.seed)
+    return generator.device, random.Random(config.seed), generator
+
+
+def generator_on(device, seed):
+    """A seeded torch.Generator on the device that --device names; raises UserError if torch does not have it here."""
     try:
-        return torch.device(device), random.Random(config.seed), torch.Generator(device).manual_seed(config.seed)
+        return torch.Generator("cpu" if device == "auto" else device).manual_seed(seed)
     except RuntimeError:
-        raise UserError(f"--device {config.device}: torch does not have this device here") from None
+        raise UserError(f"--device {device}: torch does not have this device here") from None
 
 
 def keep_freed_memory():
@@ -616,8 +621,8 @@ def train(config):
 
 def chat(path, device):
     """Answers each line of standard input; an empty line or end of file stops."""
-    model, encoding = load_model(path, device), tokenizer.load()
-    generator = torch.Generator(device).manual_seed(0)
+    generator = generator_on(device, 0)
+    model, encoding = load_model(path, generator.device), tokenizer.load()
     if sys.stdin.isatty():
         print(f"talking to {path}: a line a prompt, an empty line to stop")
     for line in sys.stdin:
@@ -633,7 +638,7 @@ def chat(path, device):
 
 def main(config):
     """Pretrains, or talks to a checkpoint."""
-    chat(config.chat, "cpu" if config.device == "auto" else config.device) if config.chat else train(config)
+    chat(config.chat, config.device) if config.chat else train(config)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Metrics in out/ppo*.jsonl, a line an iteration (means over its episodes, tokens 
     reward      score - beta * kl             length, ended  tokens of a response, share that ended by itself
     entropy     mean of -log pi, nats a token ratio          1 + the largest |pi / pi_old - 1| in the first minibatch: 1
     clip_fraction, approx_kl                  share of clipped tokens; KL of the update itself
-    policy_loss, value_loss, ptx_loss         the three losses      explained_variance   of the returns, by the value network
+    policy_loss, value_loss, ptx_loss         the three losses      explained_variance   1 - error² of the values / variance of the returns
     grad_norm   of the policy, before clipping
 """
 import copy
@@ -43,7 +43,7 @@ import sft as sft_stage
 from data import corpus, prepare, tasks, tokenizer
 from data import judge as gold_judge
 from data.labeler import labelers
-from model import (Common, MetricLog, UserError, corpus_batches, corpus_loss, generate, load_model, made, need, pad_batch,
+from model import (Common, MetricLog, UserError, corpus_batches, corpus_loss, generate, load_checkpoint, load_model, made, need, pad_batch,
                    read_corpus, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
 from reward import BLUE, GREEN, GREY, MAX_NEW_TOKENS, ORANGE, load_reward_model, plt
 
@@ -202,7 +202,7 @@ def rollout(rows, policy, reference, value_net, reward_model, config, generator)
     advantages, returns = gae(rewards, values, mask, 1.0, config.lam)                   # (B, R), (B, R)
     k1, k3 = kl_estimates(logprobs, ref_logprobs)                                       # (B, R), (B, R)
     gold = [gold_judge.judge(row["task"], text, e).utility for row, (text, e) in zip(rows, answers)]
-    unexplained = masked_mean((returns - values) ** 2, mask) / masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)         # scalar
+    unexplained = masked_mean((returns - values) ** 2, mask) / masked_mean((returns - masked_mean(returns, mask)) ** 2, mask).clamp(min=1e-8)  # scalar
     stats = dict(score=scores.mean(), gold=sum(gold) / len(gold), kl=(k1 * mask).sum(1).mean(), kl_k3=(k3 * mask).sum(1).mean(),
                  reward=rewards.sum(1).mean(), length=mask.sum(1).mean(), ended=ended.mean(), entropy=-masked_mean(logprobs, mask),
                  explained_variance=1 - unexplained)
@@ -308,21 +308,23 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
         if iteration in (0, iterations - 1):
             for row, (text, _), value in list(zip(prompts, batch["answers"], batch["scores"].tolist()))[:2]:
                 tqdm.write(f"    [{value:+.2f}] {row['prompt']} -> {text}")
-    extra = stage_extra(given, "ppo", made_from=["sft_mix", reward_name])
-    save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)
+    extra = stage_extra(given, "ppo", made_from=["sft_mix", reward_name]) | {"gamma_ptx": gamma_ptx, "iterations": iterations}
+    save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)         # as it is: only the policy is averaged
     save_checkpoint(Path(config.out) / f"{name}.pt", average, **extra)         # last: where it stands, the stage is finished
-    print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s: score {batch['stats']['score']:.2f}, gold {batch['stats']['gold']:.3f}, "
-          f"KL {batch['stats']['kl']:.2f}\n")
+    print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s; its last rollout: score {batch['stats']['score']:.2f}, "
+          f"gold {batch['stats']['gold']:.3f}, KL {batch['stats']['kl']:.2f}\n")
     return average
 
 
 def trace(prompt, config=Config(), name="ppo_ptx"):
     """One episode, a dict a token: token, logprob, ref_logprob, kl, reward, value, advantage, return.
 
-    In nats, advantages before whitening. Uses out/<name>.pt and out/<name>_value.pt."""
+    In nats, advantages before whitening. Uses out/<name>.pt, out/<name>_value.pt, and the reward model and settings of its training."""
     device, _, generator = set_up(config)
+    extra = load_checkpoint(need(config, name, "ppo.py"))["extra"]
+    config, reward_name = dataclasses.replace(config, **extra["settings"]), next(n for n in extra["parents"] if n.startswith("reward"))
     policy, reference = load_model(need(config, name, "ppo.py"), device), load_model(need(config, "sft_mix", "sft.py"), device)
-    value_net, reward_model = (load_reward_model(Path(config.out) / f"{n}.pt", device) for n in (f"{name}_value", "reward"))
+    value_net, reward_model = (load_reward_model(Path(config.out) / f"{n}.pt", device) for n in (f"{name}_value", reward_name))
     task = {"use_case": "other", "kind": "echo", "word": "", "n": 1}    # no task is known for a free prompt: gold means nothing here
     batch = rollout([{"prompt": prompt, "task": task}], policy, reference, value_net, reward_model, config, generator)
     encoding, start, n = tokenizer.load_cached(), int(batch["prompt_lengths"][0]), int(batch["mask"].sum())
@@ -581,6 +583,8 @@ def peak_memory():
 def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     """Runs every stage that has no output yet, then evaluates. Settings of earlier stages may be given (tests do)."""
     set_up(config)
+    if config.split not in ("eval", "valid"):
+        raise UserError(f"--split {config.split}: eval or valid")
     out, common = Path(config.out), dict(seed=config.seed, out=config.out, device=config.device)
     pretrain, sft = pretrain or pretraining.Config(**common), sft or sft_stage.Config(**common)
     reward_1, reward_2 = reward_1 or reward_stage.Config(**common, round=1), reward_2 or reward_stage.Config(**common, round=2)

@@ -47,7 +47,7 @@ class Config(Common):
     prompts_2: int = 15_000     # prompts ranked in round 2
     k: int = 6                  # responses a prompt (4 to 9)
     opinions: int = 5           # labelers who rank the same responses, each alone (mostly 1): a small model needs clear labels
-    epochs: int = 3             # passes over the rankings (1, for more overfit; here 3 closed 0.44 of the gap, 2 closed 0.41: one development run)
+    epochs: int = 3             # passes over the rankings (1, for more overfit; with 3 PPO closed 0.44 of the gap to a perfect answerer, with 2 0.41: one run)
     batch_size: int = 8         # prompts of a step (64): we have fewer prompts, and small steps learn more from them
     lr: float = 0.0045          # Muon's peak, for the matrices of the blocks, cosine to 10 % (Adam, 9e-6 for 6B)
     lr_rest: float = 2e-3       # Adam's peak, for the rest (9e-6)
@@ -73,7 +73,7 @@ def samplers(config):
 
 def sft_epochs(config):
     """The names of the SFT epochs that were kept, e.g. ["01", ..., "16"]."""
-    names = sorted(path.stem for path in (Path(config.out) / "sft_epochs").glob("*.pt"))
+    names = sorted((path.stem for path in (Path(config.out) / "sft_epochs").glob("*.pt")), key=int)
     if not names:
         raise UserError(f"{config.out}/sft_epochs is empty: run `python sft.py` first")
     return names
@@ -83,7 +83,7 @@ def collect(rows, mix, k, rng, generator):
     """K distinct responses to each prompt: a list of lists of {"text", "ended", "sampler"}.
 
     rows: lines of a prompts file; mix: see `samplers`. The last place is taken by one of the odd samplers in turn. A
-    response that somebody has given already is drawn again, hotter; what is still the same then is left out (K may be smaller)."""
+    response that somebody has given already is drawn again, hotter, under the first sampler's name; one still the same is left out."""
     encoding, (usual, odd) = tokenizer.load(), mix
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     found = [{} for _ in rows]                                          # text -> response
@@ -125,6 +125,8 @@ def rank(rows, responses, people, rng, round, opinions=1):
 
 def read_rankings(path):
     """The lines of out/rankings.jsonl; a line whose ranks do not rank its responses raises UserError."""
+    if not Path(path).exists():
+        raise UserError(f"{path} is missing: run `python reward.py` first")
     lines = prepare.read_jsonl(path, prompt=str, task=dict, responses=list, ranks=list, round=int)
     for number, line in enumerate(lines, 1):
         if not all(isinstance(r, dict) and isinstance(r.get("text"), str) and isinstance(r.get("ended"), bool) for r in line["responses"]):
@@ -226,9 +228,7 @@ def score(model, encoding, pairs):
 
 
 def margins_of(ranked, scores):
-    """For every pair of responses that a labeler did not tie: score of the preferred minus score of the other, as a list.
-
-    scores: a list of the scores of its responses for each line."""
+    """For every pair of responses that a labeler did not tie: score of the preferred minus score of the other; scores: a list a line."""
     return [values[i] - values[j] for line, values in zip(ranked, scores)
             for i, a in enumerate(line["ranks"]) for j, b in enumerate(line["ranks"]) if a < b]
 
@@ -245,10 +245,9 @@ def scores_of(model, encoding, ranked):
 
 
 def measure(model, config, rows):
-    """The reward model on prompts that it was not trained on, responses from the same mix, and from the SFT model alone.
-
-    Returns (results.json's "reward_model", score margins for the calibration plot). Ceilings: the accuracy of the
-    mean opinion of ten training labelers without noise, which a reward model trained on their rankings can hardly beat."""
+    """The reward model on prompts that it was not trained on, responses from the same mix, and from the SFT model alone, whose repeats
+    are drawn again, hotter. Returns (results.json's "reward_model", score margins for the calibration plot). Ceilings: the accuracy of
+    the mean opinion of ten training labelers without noise, which a reward model trained on their rankings can hardly beat."""
     encoding, rng, generator = tokenizer.load(), random.Random(config.seed), torch.Generator().manual_seed(config.seed)
     usual, odd = samplers(config)
     mixed = collect(rows, (usual, odd), config.k, rng, generator)
@@ -320,10 +319,8 @@ def fit(config, ranked):
     model; seeds 11, 13). Round 2 goes on from round 1's model (93 and 93 %): a new one may be late to compare answer and prompt.
 
     Muon, with which the base model was trained too, learns to do so sooner than Adam: of the pairs of PPO's samples Adam's reward model
-    ordered 61 to 63 % as the judge does, Muon's 75 and 68 % (seeds 11 and 12). 0.003 and 0.0065 for `lr` were a little worse than
-    0.0045, and so was 0.0065 with 16 prompts a step (91, 90, 91 % of validation pairs, not 92; round 2 begun anew, seed 12)."""
-    device, rng, _ = set_up(config)
-    encoding = tokenizer.load()
+    ordered 61 to 63 % as the judge does, Muon's 75 and 68 % (seeds 11 and 12). `lr` of 0.003 and 0.0065: 91 and 90 %, not 92 (seed 12)."""
+    (device, rng, _), encoding = set_up(config), tokenizer.load()
     model = (from_language_model(need(config, "gpt", "model.py"), device) if config.round == 1 else
              load_reward_model(need(config, "reward_1", "reward.py"), device))
     optimizers = muon_and_adam(model, config.lr, config.lr_rest)
@@ -367,21 +364,24 @@ def train(config):
     generator = torch.Generator().manual_seed(config.seed)              # people's rankings are collected on the CPU
     encoding, prompts = tokenizer.load(), prepare.read_jsonl(prepare.FOLDER / "prompts_rm.jsonl", **prepare.PROMPT)
     valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
-    if config.round not in (1, 2):
-        raise UserError(f"--round {config.round}: there are two, 1 and 2")
+    people, first = labelers("train"), 0 if config.round == 1 else config.prompts_1
+    wanted = config.prompts_1 if config.round == 1 else config.prompts_2
+    for flag, value, least, most in (("round", config.round, 1, 2), ("k", config.k, 3, 9), ("opinions", config.opinions, 1, len(people)),
+                                     (f"prompts_{config.round}", wanted, 1, len(prompts) - first), ("batch_size", config.batch_size, 1, wanted)):
+        if not least <= value <= most:
+            raise UserError(f"--{flag} {value}: can be {least} to {most} here")
     print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
-    rows = prompts[:config.prompts_1] if config.round == 1 else prompts[config.prompts_1:config.prompts_1 + config.prompts_2]
-    responses, mix = [], samplers(config)
+    rows, responses, mix = prompts[first:first + wanted], [], samplers(config)
+    earlier = [line for line in read_rankings(path) if line["round"] == 1] if config.round == 2 else []
+    if config.round == 2:
+        need(config, "sft", "reward.py")                                # it is read at the end: better missed now
     for i in tqdm(range(0, len(rows), 1_000), desc="sampling and ranking"):
         responses += collect(rows[i:i + 1_000], mix, config.k, rng, generator)
     kept = [(row, answers) for row, answers in zip(rows, responses) if len(answers) >= min(4, config.k)]
-    ranked = rank([row for row, _ in kept], [answers for _, answers in kept], labelers("train"), rng, config.round,
-                  config.opinions)
-    if config.round == 2:
-        ranked = [line for line in read_rankings(path) if line["round"] == 1] + ranked
-    prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked))
+    ranked = earlier + rank([row for row, _ in kept], [answers for _, answers in kept], people, rng, config.round, config.opinions)
     model, losses = fit(config, ranked)
     centre(model, encoding)
+    prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked))   # with the model: what stands there is what it learnt from
     name, parents = ("reward_1", ["sft_mix"]) if config.round == 1 else ("reward", ["reward_1", "ppo_1"])
     extra = stage_extra(config, "reward", made_from=parents)
     if config.round == 1:

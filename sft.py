@@ -35,7 +35,7 @@ class Config(Common):
     """Settings, the paper's value in brackets (C.1, C.3)."""
     epochs: int = 16            # passes over the demonstrations (16)
     batch_size: int = 32        # demonstrations of a step (32)
-    lr: float = 1e-3            # peak, cosine to 10 % (9.65e-6 for 1.3B and 6B; sft_mix 5e-6): a tiny model takes larger steps
+    lr: float = 1e-3            # peak, cosine to 10 % (9.65e-6 for 1.3B and 6B; sft_mix 5e-6 for 1.3B): a tiny model takes larger steps
     dropout: float = 0.2        # on the residual branches (0.2)
     mix_epochs: int = 8         # epochs of the model that RL starts from (2, of 12,725 demonstrations; after 2 of ours it is much worse)
     mix: float = 0.1            # share of corpus tokens mixed into it (10 %)
@@ -85,7 +85,7 @@ def fit(config, name, epochs, mix, keep):
     corpus = corpus_batches(read_corpus(encoding, model.config.block_size)[0], tokens * mix / (1 - mix), rng) if mix else None
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)             # appendix C
     steps_per_epoch, step = len(pairs) // config.batch_size, 0
-    if not steps_per_epoch:
+    if not steps_per_epoch or not valid_pairs:
         raise UserError(f"--batch_size {config.batch_size}: there are only {len(pairs)} demonstrations to train on")
     log, bar = MetricLog(config, name), tqdm(total=epochs * steps_per_epoch, desc=name)
     for epoch in range(1, epochs + 1):
@@ -118,11 +118,16 @@ def train(config):
     start, losses = time.time(), []
     print("step 1, supervised fine-tuning on demonstrations")
     need(config, "gpt", "model.py")
-    extra = stage_extra(config, "sft", made_from=["gpt"])
+    if config.mix >= 1:
+        raise UserError(f"--mix {config.mix}: a share of all tokens, less than 1")
+    extra, folder = stage_extra(config, "sft", made_from=["gpt"]), Path(config.out) / "sft_epochs"
 
     def keep(epoch, model, valid_loss):
+        if epoch == 1:              # an earlier run's models go now that there are new ones, and all of them: two runs must not mix
+            for old in [Path(config.out) / "sft_mix.pt", *folder.glob("*.pt")]:
+                old.unlink(missing_ok=True)
         losses.append(valid_loss)
-        save_checkpoint(Path(config.out) / "sft_epochs" / f"{epoch:02d}.pt", model, **extra, epoch=epoch, valid_loss=valid_loss)
+        save_checkpoint(folder / f"{epoch:02d}.pt", model, **extra, epoch=epoch, valid_loss=valid_loss)
 
     fit(config, "sft", config.epochs, 0.0, keep)
     mixed = fit(config, "sft_mix", config.mix_epochs, config.mix, lambda *_: None)

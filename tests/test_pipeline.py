@@ -125,7 +125,7 @@ def test_all_rankings_are_kept_with_both_rounds_and_known_samplers(finished):
 
 def test_a_trace_adds_up(finished):
     """Row by row: the KL, the penalty it costs, and the return that advantage and value make."""
-    rows = ppo.trace("Name two colours.", finished.stages["config"])
+    rows = ppo.trace("Name two colours.", ppo.Config(out=str(finished.out)))        # beta is the checkpoint's, not this default
     assert 1 <= len(rows) <= reward.MAX_NEW_TOKENS
     for row in rows:
         assert row["kl"] == pytest.approx(row["logprob"] - row["ref_logprob"]) and row["return"] == pytest.approx(row["advantage"] + row["value"], abs=1e-5)
@@ -225,3 +225,22 @@ def test_other_settings_in_the_same_folder_are_refused(finished):
     with pytest.raises(UserError, match="ppo_1.pt was made with beta = 0.02, not 0.5"):
         finished.again(beta=0.5)
     assert finished.files() == before
+
+
+def test_a_stage_begun_anew_mixes_nothing_with_its_earlier_run(finished, tmp_path, monkeypatch):
+    """Epochs of a longer run do not stay behind; rankings whose reward model was not finished do not replace the earlier ones."""
+    for name in ("gpt.pt", "sft_mix.pt"):
+        shutil.copy(finished.out / name, tmp_path)
+    shutil.copytree(finished.out / "sft_epochs", tmp_path / "sft_epochs")
+    assert reward.sft_epochs(finished.stages["sft"]) == ["01", "02"]
+    sft.train(dataclasses.replace(finished.stages["sft"], out=str(tmp_path), epochs=1, mix_epochs=1))
+    ranking = dataclasses.replace(finished.stages["reward_1"], out=str(tmp_path), prompts_1=20)
+    assert reward.sft_epochs(ranking) == ["01"]
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(reward, "fit", stopped)
+    (tmp_path / "rankings.jsonl").write_text("earlier ones")
+    with pytest.raises(KeyboardInterrupt):
+        reward.train(ranking)
+    assert (tmp_path / "rankings.jsonl").read_text() == "earlier ones"
