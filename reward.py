@@ -47,7 +47,7 @@ class Config(Common):
     prompts_2: int = 15_000     # prompts ranked in round 2
     k: int = 6                  # responses a prompt (4 to 9)
     opinions: int = 5           # labelers who rank the same responses, each alone (mostly 1): a small model needs clear labels
-    epochs: int = 3             # passes over the rankings (1, for more overfit; with 3 PPO closed 0.44 of the gap to a perfect answerer, with 2 0.41: one run)
+    epochs: int = 3             # passes over the rankings (1, for more overfit; PPO-ptx closed 0.44 of the gap to a perfect answerer, with 2 passes 0.41: one run)
     batch_size: int = 8         # prompts of a step (64): we have fewer prompts, and small steps learn more from them
     lr: float = 0.0045          # Muon's peak, for the matrices of the blocks, cosine to 10 % (Adam, 9e-6 for 6B)
     lr_rest: float = 2e-3       # Adam's peak, for the rest (9e-6)
