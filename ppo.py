@@ -321,9 +321,10 @@ def trace(prompt, config=Config(), name="ppo_ptx"):
 
     In nats, advantages before whitening. Uses out/<name>.pt, out/<name>_value.pt, and the reward model and settings of its training."""
     device, _, generator = set_up(config)
-    extra = load_checkpoint(need(config, name, "ppo.py"))["extra"]
+    path = need(config, name, "ppo.py")
+    extra = load_checkpoint(path)["extra"]
     config, reward_name = dataclasses.replace(config, **extra["settings"]), next(n for n in extra["parents"] if n.startswith("reward"))
-    policy, reference = load_model(need(config, name, "ppo.py"), device), load_model(need(config, "sft_mix", "sft.py"), device)
+    policy, reference = load_model(path, device), load_model(need(config, "sft_mix", "sft.py"), device)
     value_net, reward_model = (load_reward_model(Path(config.out) / f"{n}.pt", device) for n in (f"{name}_value", reward_name))
     task = {"use_case": "other", "kind": "echo", "word": "", "n": 1}    # no task is known for a free prompt: gold means nothing here
     batch = rollout([{"prompt": prompt, "task": task}], policy, reference, value_net, reward_model, config, generator)

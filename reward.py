@@ -125,9 +125,7 @@ def rank(rows, responses, people, rng, round, opinions=1):
 
 def read_rankings(path):
     """The lines of out/rankings.jsonl; a line whose ranks do not rank its responses raises UserError."""
-    if not Path(path).exists():
-        raise UserError(f"{path} is missing: run `python reward.py` first")
-    lines = prepare.read_jsonl(path, prompt=str, task=dict, responses=list, ranks=list, round=int)
+    lines = prepare.read_jsonl(path, "python reward.py", prompt=str, task=dict, responses=list, ranks=list, round=int)
     for number, line in enumerate(lines, 1):
         if not all(isinstance(r, dict) and isinstance(r.get("text"), str) and isinstance(r.get("ended"), bool) for r in line["responses"]):
             raise UserError(f'{path}, line {number}: a response is {{"text": ..., "ended": true or false}}')
@@ -364,16 +362,16 @@ def train(config):
     generator = torch.Generator().manual_seed(config.seed)              # people's rankings are collected on the CPU
     encoding, prompts = tokenizer.load(), prepare.read_jsonl(prepare.FOLDER / "prompts_rm.jsonl", **prepare.PROMPT)
     valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
-    people, first = labelers("train"), 0 if config.round == 1 else config.prompts_1
-    wanted = config.prompts_1 if config.round == 1 else config.prompts_2
+    people = labelers("train")
+    first, wanted = (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
     for flag, value, least, most in (("round", config.round, 1, 2), ("k", config.k, 3, 9), ("opinions", config.opinions, 1, len(people)),
-                                     (f"prompts_{config.round}", wanted, 1, len(prompts) - first), ("batch_size", config.batch_size, 1, wanted)):
+                                     (f"prompts_{config.round}", wanted, 1, len(prompts) - first), ("batch_size", config.batch_size, 1, first + wanted)):
         if not least <= value <= most:
             raise UserError(f"--{flag} {value}: can be {least} to {most} here")
     print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
-    rows, responses, mix = prompts[first:first + wanted], [], samplers(config)
-    earlier = [line for line in read_rankings(path) if line["round"] == 1] if config.round == 2 else []
+    rows, earlier, responses, mix = prompts[first:first + wanted], [], [], samplers(config)
     if config.round == 2:
+        earlier = [line for line in read_rankings(path) if line["round"] == 1]
         need(config, "sft", "reward.py")                                # it is read at the end: better missed now
     for i in tqdm(range(0, len(rows), 1_000), desc="sampling and ranking"):
         responses += collect(rows[i:i + 1_000], mix, config.k, rng, generator)

@@ -62,13 +62,14 @@ def write(path, text):
         raise UserError(f"{path} cannot be written ({error.strerror}); what was saved before is untouched") from None
 
 
-def read_jsonl(path, **types):
-    """The lines of a JSONL file as dicts. types: the keys that each must have, e.g. prompt=str; a bad line raises UserError."""
+def read_jsonl(path, maker="python -m data.prepare", **types):
+    """The lines of a JSONL file as dicts. maker: the command that writes it; types: the keys that each must have, e.g. prompt=str. A
+    missing file and a bad line raise UserError."""
     rows = []
     try:
         lines = Path(path).read_bytes().splitlines()
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `python -m data.prepare`") from None
+        raise UserError(f"{path} is missing: run `{maker}`") from None
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line.decode("utf-8"))
