@@ -17,7 +17,7 @@ evaluation, the pictures, and the order of the whole run: whatever has no output
     model.py -> sft.py -> reward.py -> PPO -> reward.py again, with PPO's samples -> PPO and PPO-ptx -> evaluation.
 
 Metrics in out/ppo*.jsonl, a line an iteration (means over its episodes, tokens or minibatches):
-    score       reward model's, less no_end   gold           the judge's utility, which training never sees
+    score       reward model's, less missing_eos_penalty   gold           the judge's utility, which training never sees
     kl          k1, sum over tokens of log pi - log pi_SFT   kl_k3      the same by Schulman's k3, never negative
     reward      score - beta * kl             length, ended  tokens of a response, share that ended by itself
     entropy     mean of -log pi, nats a token ratio          1 + the largest |pi / pi_old - 1| in the first minibatch: 1
@@ -55,17 +55,17 @@ class Config(Common):
     """Settings, the paper's value in brackets (C.4)."""
     iterations_1: int = 8       # rollouts and updates of the first round, whose policy only feeds round 2 of the reward model
     iterations: int = 40        # of the second round, 40,960 episodes (500: 256,000); with 30, gap closed 0.43, not 0.46 (seed 12)
-    episodes: int = 1024        # a rollout (512). Noise is what limits PPO here: with 256, gold utility 0.81, not 0.84 (seed 11)
-    minibatch: int = 256        # episodes of an optimiser step (64); 128 and 512 reached the same gold utility (seed 12)
-    inner_epochs: int = 1       # passes over a rollout (1)
+    rollout_size: int = 1024    # episodes a rollout (512). Noise is what limits PPO here: with 256, gold utility 0.81, not 0.84 (seed 11)
+    minibatch_size: int = 256   # episodes of an optimiser step (64); 128 and 512 reached the same gold utility (seed 12)
+    ppo_epochs: int = 1         # passes over a rollout (1)
     beta: float = 0.15          # KL penalty (0.02; scores have another scale here). With 0.05 and an earlier RM gold fell as the score rose
     gamma_ptx: float = 0.4      # weight of the pretraining loss per token (27.8, normalised in a way the paper does not state)
-    clip: float = 0.2           # PPO's clipping range (0.2); of the values, too [not stated]
+    clip_range: float = 0.2     # PPO's clipping range (0.2); of the values, too [not stated]
     lam: float = 0.95           # GAE's lambda [not stated]; the discount is 1, as in the paper
     lr: float = 1e-3            # policy, constant after warm-up (swept, 2.55e-6 to 2.55e-5 for 1.3B)
     lr_norm: float = 0.03       # the same for the last layer norm, which scales all logits: how sure the policy is (see make_optimizers)
     value_lr: float = 1e-3      # value network (9e-6)
-    no_end: float = 1.0         # taken off the score of a response that never ends [not stated]
+    missing_eos_penalty: float = 1.0    # taken off the score of a response that never ends [not stated]
     split: str = "eval"         # prompts of the evaluation: eval, or valid while developing
 
 
@@ -180,7 +180,7 @@ def rollout(rows, policy, reference, value_net, reward_model, config, generator)
 
     Returns a dict of what the update needs: idx (B, T), lengths, prompt_lengths (B,), mask, logprobs, values, returns, advantages
     (B, R), whitened over the whole rollout after the returns were formed; and for trace and the log raw_advantages, ref_logprobs,
-    rewards (B, R), scores (B,) less no_end, answers, stats."""
+    rewards (B, R), scores (B,) less missing_eos_penalty, answers, stats."""
     encoding, device = tokenizer.load_cached(), policy.lm_head.weight.device
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     responses = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)               # temperature 1 (1); ids, never decoded and encoded again
@@ -197,7 +197,7 @@ def rollout(rows, policy, reference, value_net, reward_model, config, generator)
         scores[few] = reward_model(part["idx"], part["lengths"])
     answers = [tokenizer.response_text(encoding, ids) for ids in responses]
     ended = torch.tensor([e for _, e in answers], device=device).float()                # (B,)
-    scores = scores - config.no_end * (1 - ended)                                       # (B,)
+    scores = scores - config.missing_eos_penalty * (1 - ended)                          # (B,)
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.beta)          # (B, R)
     advantages, returns = gae(rewards, values, mask, 1.0, config.lam)                   # (B, R), (B, R)
     k1, k3 = kl_estimates(logprobs, ref_logprobs)                                       # (B, R), (B, R)
@@ -226,10 +226,10 @@ def update(batch, rows, policy, value_net, optimizers, config, documents=None):
         part = trimmed(batch, rows[few])
         mask, share = part["mask"], part["mask"].sum() / tokens                         # (b, r), scalar
         logprobs = response_logprobs(policy, part)                                      # (b, r)
-        loss, clip_fraction = policy_loss(logprobs, part["logprobs"], part["advantages"], mask, config.clip)        # scalars
+        loss, clip_fraction = policy_loss(logprobs, part["logprobs"], part["advantages"], mask, config.clip_range)        # scalars
         (share * loss).backward()
         values = at_responses(value_net.values(part["idx"]), part["prompt_lengths"], mask)          # (b, r)
-        v_loss = value_loss(values, part["values"], part["returns"], mask, config.clip)             # scalar
+        v_loss = value_loss(values, part["values"], part["returns"], mask, config.clip_range)             # scalar
         (share * v_loss).backward()
         logprobs = logprobs.detach()                                                    # (b, r)
         approx_kl = masked_mean(kl_estimates(part["logprobs"], logprobs)[1], mask)      # scalar
@@ -281,22 +281,22 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
     optimizers = make_optimizers(policy, value_net, config)
     rows = prepare.read_jsonl(prepare.FOLDER / "prompts_rl.jsonl", **prepare.PROMPT)
     given = config                                                      # as asked for: what `made` compares
-    if len(rows) < config.episodes:
-        raise UserError(f"--episodes {config.episodes}: there are only {len(rows)} prompts in prompts_rl.jsonl")
+    if len(rows) < config.rollout_size:
+        raise UserError(f"--rollout_size {config.rollout_size}: there are only {len(rows)} prompts in prompts_rl.jsonl")
     config = dataclasses.replace(config, gamma_ptx=gamma_ptx)
     queue, log, bar = [], MetricLog(config, name), tqdm(range(iterations), desc=name)
     pretraining_documents = corpus_batches(read_corpus(encoding, policy.config.block_size)[0], 2_048, rng) if gamma_ptx else None
     for iteration in bar:
-        if len(queue) < config.episodes:
+        if len(queue) < config.rollout_size:
             queue = rng.sample(rows, len(rows))
-        prompts, queue = queue[:config.episodes], queue[config.episodes:]
+        prompts, queue = queue[:config.rollout_size], queue[config.rollout_size:]
         batch = rollout(prompts, policy, reference, value_net, reward_model, config, generator)
         warm = min(1.0, 0.1 + 0.9 * iteration / max(1, round(0.02 * iterations)))
         for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
             group["lr"] = warm * group["peak"]
         steps = []
-        for _ in range(config.inner_epochs):
-            for few in torch.randperm(len(prompts), generator=generator, device=device).split(config.minibatch):        # (minibatch,)
+        for _ in range(config.ppo_epochs):
+            for few in torch.randperm(len(prompts), generator=generator, device=device).split(config.minibatch_size):        # (minibatch,)
                 documents = next(pretraining_documents) if gamma_ptx else None
                 steps.append(update(batch, few, policy, value_net, optimizers, config, documents))
         with torch.no_grad():

@@ -46,7 +46,7 @@ class Config(Common):
     prompts_1: int = 5_000      # prompts ranked in round 1 (33,207 in all)
     prompts_2: int = 15_000     # prompts ranked in round 2
     k: int = 6                  # responses a prompt (4 to 9)
-    opinions: int = 5           # labelers who rank the same responses, each alone (mostly 1): a small model needs clear labels
+    labelers_per_prompt: int = 5   # labelers who rank the same responses, each alone (mostly 1): a small model needs clear labels
     epochs: int = 3             # passes over the rankings (1, for more overfit; PPO-ptx closed 0.44 of the gap to a perfect answerer, with 2 passes 0.41: one run)
     batch_size: int = 8         # prompts of a step (64): we have fewer prompts, and small steps learn more from them
     lr: float = 0.0045          # Muon's peak, for the matrices of the blocks, cosine to 10 % (Adam, 9e-6 for 6B)
@@ -364,7 +364,7 @@ def train(config):
     valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
     people = labelers("train")
     first, wanted = (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
-    for flag, value, least, most in (("round", config.round, 1, 2), ("k", config.k, 3, 9), ("opinions", config.opinions, 1, len(people)),
+    for flag, value, least, most in (("round", config.round, 1, 2), ("k", config.k, 3, 9), ("labelers_per_prompt", config.labelers_per_prompt, 1, len(people)),
                                      (f"prompts_{config.round}", wanted, 1, len(prompts) - first), ("batch_size", config.batch_size, 1, first + wanted)):
         if not least <= value <= most:
             raise UserError(f"--{flag} {value}: can be {least} to {most} here")
@@ -376,7 +376,7 @@ def train(config):
     for i in tqdm(range(0, len(rows), 1_000), desc="sampling and ranking"):
         responses += collect(rows[i:i + 1_000], mix, config.k, rng, generator)
     kept = [(row, answers) for row, answers in zip(rows, responses) if len(answers) >= min(4, config.k)]
-    ranked = earlier + rank([row for row, _ in kept], [answers for _, answers in kept], people, rng, config.round, config.opinions)
+    ranked = earlier + rank([row for row, _ in kept], [answers for _, answers in kept], people, rng, config.round, config.labelers_per_prompt)
     model, losses = fit(config, ranked)
     centre(model, encoding)
     prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked))   # with the model: what stands there is what it learnt from

@@ -71,7 +71,7 @@ class Lab:
         if not self.quick:
             return {"config": ppo.Config(**common)}
         ranking = dict(prompts_1=300, prompts_2=300, k=4, epochs=1, batch_size=8)
-        return {"config": ppo.Config(**common, iterations_1=2, iterations=2, episodes=64, minibatch=32),
+        return {"config": ppo.Config(**common, iterations_1=2, iterations=2, rollout_size=64, minibatch_size=32),
                 "pretrain": model.Config(**common, n_layer=1, n_head=2, n_embd=32, steps=60),
                 "sft": sft.Config(**common, epochs=2, mix_epochs=2),
                 "reward_1": reward.Config(**common, **ranking, round=1), "reward_2": reward.Config(**common, **ranking, round=2)}
@@ -379,7 +379,7 @@ def held_out_labelers(lab):
                 lines = rng.sample(lines, len(lines))
                 cut = len(lines) * 9 // 10
                 again = lambda part, group, opinions: reward.rank(part, [line["responses"] for line in part], group, rng, 2, opinions)
-                proxy, _ = reward.fit(settings, again(lines[:cut], inside, settings.opinions))
+                proxy, _ = reward.fit(settings, again(lines[:cut], inside, settings.labelers_per_prompt))
                 report = {}
                 for name, group in (("inside", inside), ("outside", outside)):
                     ranked = again(lines[cut:], group, 1)

@@ -102,7 +102,7 @@ def with_bug(config, bug):
             shutil.copy(Path(config.out) / f"{name}.pt", out)
         if bug:
             put(bug, project)
-        code = f"import ppo; ppo.fit(ppo.Config(out={str(out)!r}, episodes=512, minibatch=128), 'run', 'reward', 16, 0.0)"
+        code = f"import ppo; ppo.fit(ppo.Config(out={str(out)!r}, rollout_size=512, minibatch_size=128), 'run', 'reward', 16, 0.0)"
         done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"the run with the bug {bug and bug.name!r} failed: {done.stderr[-300:]}")

@@ -87,7 +87,7 @@ BUGS = [
     Bug("pad is end-of-text", "responses never learn to stop", "model.py", "        return self.vocab_size - 1", "        return self.vocab_size - 2", "test_pad_is_never_sampled_even_if_the_model_wants_nothing_else or test_logprobs_are_log_softmax_with_pad_left_out"),
     Bug("one side always stands second", "a win rate that depends on the side", "ppo.py", "if rng.random() < 0.5 else 1 - person.prefer", "if True else 1 - person.prefer", "test_no_side_of_a_comparison_has_an_advantage"),
     Bug("the score passes a gradient", "the policy learns to move the reward model", "ppo.py", "@torch.no_grad()\ndef rollout", "def rollout", "test_what_a_rollout_returns_fits_together"),
-    Bug("an endless response costs nothing", "responses never stop", "ppo.py", "scores = scores - config.no_end * (1 - ended)", "scores = scores - 0 * (1 - ended)",
+    Bug("an endless response costs nothing", "responses never stop", "ppo.py", "scores = scores - config.missing_eos_penalty * (1 - ended)", "scores = scores - 0 * (1 - ended)",
         "test_what_a_rollout_returns_fits_together"),
 ]
 

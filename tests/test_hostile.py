@@ -133,7 +133,7 @@ def test_empty_and_endless_responses_are_scored_and_special_tokens_are_plain_tex
 @pytest.mark.parametrize("flags", [["sft.py", "--batch_size", "100000"], ["ppo.py", "--split", "nothing"], ["model.py", "--n_embd", "63"],
                                    ["model.py", "--chat", "no.pt"], ["model.py", "--device", "abacus", "--chat", "no.pt"],
                                    ["ppo.py", "--device", "abacus"], ["sft.py", "--mix", "1"], ["reward.py", "--round", "3"],
-                                   ["reward.py", "--k", "10"], ["reward.py", "--opinions", "99"], ["reward.py", "--prompts_1", "20001"]])
+                                   ["reward.py", "--k", "10"], ["reward.py", "--labelers_per_prompt", "99"], ["reward.py", "--prompts_1", "20001"]])
 def test_a_script_that_cannot_run_says_why_in_its_last_line(flags, tmp_path):
     out = tmp_path / "out"
     if flags[0] == "sft.py":

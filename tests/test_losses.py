@@ -358,7 +358,7 @@ def test_what_a_rollout_returns_fits_together(players):
     lengths = starts + batch["mask"].sum(1).long()
     ended = torch.tensor([float(e) for _, e in batch["answers"]])
     with torch.no_grad():
-        scores = players.reward_model(batch["idx"], lengths) - config.no_end * (1 - ended)
+        scores = players.reward_model(batch["idx"], lengths) - config.missing_eos_penalty * (1 - ended)
         values = at_responses(players.value_net.values(batch["idx"]), starts, batch["mask"])
     assert torch.allclose(batch["scores"], scores) and torch.allclose(batch["rewards"].sum(1), scores, atol=1e-4)
     assert torch.allclose(batch["values"], values) and torch.allclose(batch["returns"], batch["raw_advantages"] + values, atol=1e-5)
@@ -393,7 +393,7 @@ def lower_half(idx, lengths):
 def test_ppo_climbs_a_reward_that_it_can_earn(players):
     """The reward: the share of tokens from the lower half of the vocabulary. The reference stays, so the KL grows."""
     players.reward_model = lower_half
-    players.value_net, players.config = RewardModel(players.value_net.config), ppo.Config(beta=0.0, no_end=0.0)
+    players.value_net, players.config = RewardModel(players.value_net.config), ppo.Config(beta=0.0, missing_eos_penalty=0.0)
     optimizers = [torch.optim.Adam(net.parameters(), lr=0.02) for net in (players.policy, players.value_net)]
     history = []
     for iteration in range(12):
@@ -407,7 +407,7 @@ def test_ppo_climbs_a_reward_that_it_can_earn(players):
 def test_a_large_beta_pins_the_policy(players):
     """The same reward; the policy has left its reference before, and comes back to it."""
     players.reward_model = lower_half
-    players.value_net, players.config = RewardModel(players.value_net.config), ppo.Config(beta=10.0, no_end=0.0)
+    players.value_net, players.config = RewardModel(players.value_net.config), ppo.Config(beta=10.0, missing_eos_penalty=0.0)
     with torch.no_grad():
         for p in players.policy.parameters():
             p += 0.05 * torch.randn_like(p)
@@ -485,7 +485,7 @@ def test_the_gradient_of_the_whole_objective_is_its_slope(players):
 
     def objective():
         logp = at_responses(logprobs(policy, batch["idx"]), batch["prompt_lengths"], batch["mask"])
-        return policy_loss(logp, batch["logprobs"], batch["advantages"], batch["mask"], config.clip)[0] + config.gamma_ptx * corpus_loss(policy, documents)
+        return policy_loss(logp, batch["logprobs"], batch["advantages"], batch["mask"], config.clip_range)[0] + config.gamma_ptx * corpus_loss(policy, documents)
 
     torch.manual_seed(0)
     direction = [torch.randn_like(p) for p in policy.parameters()]

@@ -228,7 +228,7 @@ def trl_update(policy, reference, value_net, reward_model, prompts, responses, c
     args = PPOConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
                      per_device_train_batch_size=n, gradient_accumulation_steps=1, num_mini_batches=1, num_ppo_epochs=epochs, total_episodes=n,
                      local_rollout_forward_batch_size=n, num_sample_generations=0, response_length=longest, temperature=1 - 1e-7, stop_token="eos",
-                     missing_eos_penalty=config.no_end, kl_coef=config.beta, kl_estimator="k1", cliprange=config.clip, cliprange_value=config.clip,
+                     missing_eos_penalty=config.missing_eos_penalty, kl_coef=config.beta, kl_estimator="k1", cliprange=config.clip_range, cliprange_value=config.clip_range,
                      vf_coef=1.0, gamma=1.0, lam=config.lam, whiten_rewards=False, gradient_checkpointing=False)
     trainer = module.PPOTrainer(args=args, processing_class=words, model=models[0], ref_model=models[1], reward_model=models[2], value_model=models[3],
                                 train_dataset=datasets.Dataset.from_dict({"input_ids": prompts}), data_collator=lambda _: {"input_ids": queries},
@@ -247,7 +247,7 @@ def test_a_whole_ppo_update_is_that_of_trl(encoding, tmp_path, monkeypatch):
     """Rollout, rewards, GAE, whitening, two inner epochs of clipped losses, on the same tokens: every gradient and every weight.
 
     Ours is told to leave gradients unclipped, as trl's loop does. Some responses end, some do not, lengths differ."""
-    config = ppo.Config(episodes=8, minibatch=8)
+    config = ppo.Config(rollout_size=8, minibatch_size=8)
     shape = GPTConfig(encoding.n_vocab, 80, 2, 2, 16)
     policy, value_net, reward_model = random_weights(GPT(shape)), random_weights(RewardModel(shape)), random_weights(RewardModel(shape))
     reference = copy.deepcopy(policy)

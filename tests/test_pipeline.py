@@ -43,7 +43,7 @@ class Run:
 def settings(out):
     """A tiny configuration of every stage; the seed of the run is 1."""
     common = dict(seed=1, out=str(out))
-    return {"config": ppo.Config(**common, iterations_1=10, iterations=12, episodes=96, minibatch=32, lr=2e-3, value_lr=2e-3, beta=0.02,
+    return {"config": ppo.Config(**common, iterations_1=10, iterations=12, rollout_size=96, minibatch_size=32, lr=2e-3, value_lr=2e-3, beta=0.02,
                                  gamma_ptx=0.3),
             "pretrain": model.Config(**common, n_layer=1, n_head=2, n_embd=32, block_size=128, batch_tokens=2048, steps=300, lr=0.02, lr_rest=6e-3),
             "sft": sft.Config(**common, epochs=2, mix_epochs=2, batch_size=32, lr=3e-3, mix=0.1),
