@@ -89,25 +89,42 @@ def read_jsonl(path, maker="python -m data.prepare", **types):
     return rows
 
 
+EVALUATION = ("prompts_valid", "prompts_eval", "prompts_closed")    # what is measured: no prompt of these stands anywhere else
+
 PROMPT = {"prompt": str, "use_case": str, "task": dict}             # what a line of a prompts file must have
 
 
 def draw_prompts(sizes=SIZES, seed=SEED, seen=()):
-    """{set name: list of tasks}, no prompt in two sets or twice in one or in `seen`. Evaluation sets are drawn first."""
-    seen, sets = set(seen), {}
+    """{set name: list of tasks}, no prompt in two sets or twice in one or in `seen`, compared by tasks.bare. Evaluation sets are drawn
+    first, and without prompts so short that other texts of the town hold them ("Name two animals" that live in the sea)."""
+    seen, sets = set(map(tasks.bare, seen)), {}
+    ordinary = list(corpus.documents(random.Random(f"{seed} ordinary"), 200_000)) if set(sizes) & set(EVALUATION) else []
     for name in reversed(list(sizes)):
         rng, sets[name] = random.Random(f"{seed} {name}"), []
         cases = [c for c in tasks.USE_CASES if name != "prompts_closed" or c in tasks.CLOSED_DOMAIN]
         shares = [1 if name == "prompts_closed" else tasks.USE_CASES[c] for c in cases]
         chances = dict(held_out=HELD_OUT_PHRASINGS.get(name, 0.0), further=FURTHER_WORDINGS.get(name, 0.0), haste=HASTE.get(name, 0.0))
-        while len(sets[name]) < sizes[name]:
-            case = rng.choices(cases, weights=shares)[0]                # drawn once, so that duplicates do not bend the proportions
-            task = tasks.new_task(rng, case, **chances)
-            while tasks.prompt(task) in seen:
+        wanted, short = rng.choices(cases, weights=shares, k=sizes[name]), set()
+        while wanted:
+            for case in wanted:             # the use case stays when a prompt is drawn again, so that proportions do not bend
                 task = tasks.new_task(rng, case, **chances)
-            seen.add(tasks.prompt(task))
-            sets[name].append(task)
+                while (bare := tasks.bare(tasks.prompt(task))) in seen or bare in short:
+                    task = tasks.new_task(rng, case, **chances)
+                seen.add(bare)
+                sets[name].append(task)
+            short |= parts_of_others(sets[name], ordinary) if name in EVALUATION else set()
+            wanted = [task["use_case"] for task in sets[name] if tasks.bare(tasks.prompt(task)) in short]
+            sets[name] = [task for task in sets[name] if tasks.bare(tasks.prompt(task)) not in short]
+        seen -= short                       # good enough to train on
     return sets
+
+
+def parts_of_others(drawn, texts):
+    """Bare prompts of `drawn` tasks that stand in a line of `texts` with something else behind or before them."""
+    excluded, found = corpus.Excluded(map(tasks.prompt, drawn)), set()
+    for line in "\n".join(texts).split("\n"):
+        found |= excluded.found_in(line) - {tasks.bare(line.removeprefix(f"{corpus.QUESTION} "))}
+    return found
 
 
 def record(task, **more):
@@ -119,9 +136,9 @@ def prepare(folder=FOLDER, sizes=SIZES, corpus_words=CORPUS_WORDS, seed=SEED, co
     """Writes the files into `folder`. With corpus_only: corpus.txt alone, from the same draws."""
     start, folder = time.time(), Path(folder)
     sets = draw_prompts(sizes, seed)
-    exclude = {tasks.prompt(t) for name in ("prompts_valid", "prompts_eval", "prompts_closed") for t in sets[name]}
+    exclude = [tasks.prompt(task) for name in EVALUATION if name in sets for task in sets[name]]
     texts, bar = [], tqdm(total=corpus_words, desc="corpus", unit="word", unit_scale=True)
-    for text in corpus.documents(random.Random(f"{seed} corpus"), exclude, corpus_words):
+    for text in corpus.documents(random.Random(f"{seed} corpus"), corpus_words, exclude):
         texts.append(text)
         bar.update(text.count(" ") + 1)
     bar.close()
