@@ -27,7 +27,7 @@ import model
 import ppo
 import reward
 import sft
-from data import corpus, labeler, prepare, tokenizer
+from data import corpus, labeler, prepare, tasks, tokenizer
 from data import toytown as town
 from data.labeler import labelers
 from model import load_model, made
@@ -56,14 +56,16 @@ class Lab:
 
     @functools.cache
     def more_rows(self, n=1_000):
-        """n further evaluation prompts: in no committed set, nowhere in the corpus as a question. No rows with --quick."""
+        """n further evaluation prompts: in no committed set, nowhere in the corpus. No rows with --quick."""
         if self.quick:
             return []
-        lines = (prepare.FOLDER / "corpus.txt").read_text(encoding="utf-8").splitlines()
-        known = {line.removeprefix(f"{corpus.QUESTION} ") for line in lines}
-        known |= {row["prompt"] for name in prepare.SIZES for row in prepare.read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
-        drawn = prepare.draw_prompts({"prompts_eval": n}, prepare.SEED + 1, known)
-        return [json.loads(prepare.record(task)) for task in drawn["prompts_eval"]]
+        known = {row["prompt"] for name in prepare.SIZES for row in prepare.read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
+        text, read = (prepare.FOLDER / "corpus.txt").read_text(encoding="utf-8"), {""}
+        while read:                                 # what the corpus turns out to hold is drawn again, in the same use case
+            drawn = prepare.draw_prompts({"prompts_eval": n}, prepare.SEED + 1, known)["prompts_eval"]
+            read = corpus.Excluded(map(tasks.prompt, drawn)).found_in(text)
+            known |= read
+        return [json.loads(prepare.record(task)) for task in drawn]
 
     def stages(self, seed):
         """Arguments of ppo.run: the defaults of every script, or something tiny."""
