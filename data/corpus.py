@@ -25,20 +25,15 @@ def difference(one, other):
     return next(((a, b) for a, b in zip(town.words(one), town.words(other)) if a != b), None)
 
 
-QUIZ = {"colour": ["What colour is it?", "Which colour does it have?", "Its colour?"],
-        "home": ["Where does it live?", "What is its home?", "Its home?"],
-        "food": ["What does it eat?", "What is its food?", "Its food?"],
-        "time": ["When does it sleep?", "At what time does it sleep?", "By day or by night?"]}
-
-
 def encyclopedia(rng):
     """An entry: all four facts of one animal in one order or another, in one wording or the other; or a short one, its length
-    in the title; or a quiz with one word for an answer, without which the base model does not learn that such a word depends on what
-    is asked (of 100,000 documents only 800 hold a question that is answered so)."""
+    in the title; or a quiz with answers of one word, without which the base model does not learn that such a word depends on what
+    was asked (the threads hold only 800 such answers)."""
     animal, draw = pick(rng, "animal"), rng.random()
     if draw < 0.2:
-        asked = [(rng.choice(QUIZ[fact]), upper_first(town.fact(animal, fact))) for fact in rng.sample(town.FACTS, 4)]
-        return f"A quiz on the {animal}. " + " ".join(f"{asks} {word}." for asks, word in asked)
+        quiz = [{"kind": "fact", "animal": pick(rng, "animal"), "attribute": fact, "phrasing": rng.randrange(6), "one_word": True}
+                for fact in rng.sample(town.FACTS, 3)]
+        return " ".join(f"{prompt(task)} {honest_answer(task, rng)}" for task in quiz)
     if draw < 0.5:
         task = filled("describe", rng)
         return f"The {task['animal']} in {town.NUMBERS[task['n']]}: {honest_answer(task, rng)}"

@@ -61,6 +61,7 @@ class Lab:
             return []
         known = {row["prompt"] for name in prepare.SIZES for row in prepare.read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
         text, read = (prepare.FOLDER / "corpus.txt").read_text(encoding="utf-8"), {""}
+        known |= {line.removeprefix(f"{corpus.QUESTION} ") for line in text.splitlines()}
         while read:                                 # what the corpus turns out to hold is drawn again, in the same use case
             drawn = prepare.draw_prompts({"prompts_eval": n}, prepare.SEED + 1, known)["prompts_eval"]
             read = corpus.Excluded(map(tasks.prompt, drawn)).found_in(text)
