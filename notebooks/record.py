@@ -48,7 +48,7 @@ def curve(path):
 def sft_epochs(config):
     """For every SFT epoch: validation loss, the reward model's mean score of its samples, and their gold utility."""
     losses = {row["epoch"]: row["valid_loss"] for row in map(json.loads, open(Path(config.out) / "sft.jsonl")) if "valid_loss" in row}
-    scores = dict(load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"])
+    scores = {name: mean for name, mean, _ in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]}
     rows, table = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500], []
     for name in reward.sft_epochs(config):
         said = answers(load_model(Path(config.out) / "sft_epochs" / f"{name}.pt"), [row["prompt"] for row in rows])

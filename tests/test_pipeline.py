@@ -116,8 +116,8 @@ def test_all_rankings_are_kept_with_both_rounds_and_known_samplers(finished):
     lines = prepare.read_jsonl(finished.out / "rankings.jsonl")
     assert {line["round"] for line in lines} == {1, 2}
     wrote = {round: {response["sampler"] for line in lines if line["round"] == round for response in line["responses"]} for round in (1, 2)}
-    usual = {"sft", "sft_mix", "sft_hot", "gpt", "other_prompt"}
-    assert "sft" in wrote[1] and wrote[1] <= usual and "ppo_1" in wrote[2] and wrote[2] <= usual | {"ppo_1", "ppo_hot"}
+    usual = {"sft", "sft_mix", "sft_hot", "gpt", "other_prompt", "sft_again", "sft_mix_again"}
+    assert "sft" in wrote[1] and wrote[1] <= usual and "ppo_1" in wrote[2] and wrote[2] <= usual | {"ppo_1", "ppo_hot", "ppo_1_again", "ppo_hot_again"}
     for line in lines:
         texts = [response["text"] for response in line["responses"]]
         assert len(texts) == len(set(texts)) == len(line["ranks"]) and min(line["ranks"]) == 1
