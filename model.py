@@ -362,10 +362,11 @@ def stage_extra(config, stage, made_from=()):
 
 
 def world_hash():
-    """A hash of the world's committed files: runs of different worlds do not mix."""
+    """A hash of the world's committed files: runs of different worlds do not mix. Line ends do not count (git may turn them), and
+    no stray file does. A missing file raises UserError."""
     digest = hashlib.sha256()
-    for path in sorted([*prepare.FOLDER.glob("*.jsonl"), tokenizer.PATH]):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in [*(prepare.FOLDER / f"{name}.jsonl" for name in sorted(prepare.SIZES)), tokenizer.PATH]:
+        digest.update(path.name.encode() + prepare.read_bytes(path))
     return digest.hexdigest()
 
 
@@ -439,7 +440,7 @@ class MetricLog:
 
     def __init__(self, config, name):
         self.path = Path(config.out) / f"{name}.jsonl"
-        self.file = open(self.path, "w")
+        self.file = open(self.path, "w", encoding="utf-8", newline="\n")
 
     def write(self, **metrics):
         for name, value in metrics.items():

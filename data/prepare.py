@@ -55,22 +55,27 @@ def write(path, text):
     """Writes a file whole or not at all: to a neighbour first, then renamed."""
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline="\n")
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror}); what was saved before is untouched") from None
 
 
+def read_bytes(path, maker="python -m data.prepare"):
+    """A text file's bytes, its lines ended by LF: the same on every system. maker: the command that writes it. A missing file raises
+    UserError."""
+    try:
+        return Path(path).read_bytes().replace(b"\r\n", b"\n")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `{maker}`") from None
+
+
 def read_jsonl(path, maker="python -m data.prepare", **types):
     """The lines of a JSONL file as dicts. maker: the command that writes it; types: the keys that each must have, e.g. prompt=str. A
     missing file and a bad line raise UserError."""
     rows = []
-    try:
-        lines = Path(path).read_bytes().splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `{maker}`") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_bytes(path, maker).splitlines(), 1):
         try:
             row = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
