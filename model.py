@@ -372,22 +372,51 @@ def world_hash():
 
 def made(config, name, settings=None):
     """Whether out/name.pt exists; raises UserError if it belongs to another run (seed, world, settings or parents differ)."""
-    path = Path(config.out) / f"{name}.pt"
-    if not path.exists():
-        return False
-    extra = load_checkpoint(path)["extra"]
-    advice = "delete it, or choose another folder with --out"
+    check_standing(config, {name: settings})
+    return (Path(config.out) / f"{name}.pt").exists()
+
+
+def check_standing(config, products):
+    """products: {name: the settings that would make it, None if any will do}. Raises one UserError if some that exist belong to
+    another run; it names the first, why, and all that has to go: what was made from them, too."""
+    reasons = {name: complaint(config, name, settings or {}) for name, settings in products.items()
+               if (Path(config.out) / f"{name}.pt").exists()}
+    wrong = [name for name, reason in reasons.items() if reason]
+    if wrong:
+        files = ", ".join(f"{config.out}/{name}.pt" for name in with_descendants(config.out, wrong))
+        raise UserError(f"{reasons[wrong[0]]} or delete {files}")
+
+
+def complaint(config, name, settings):
+    """Why out/name.pt cannot stand in this run, and what to do other than delete it; "" if it can. A parent that is missing is no
+    reason: the same run makes it again, to the bit."""
+    path, extra = Path(config.out) / f"{name}.pt", load_checkpoint(Path(config.out) / f"{name}.pt")["extra"]
+    elsewhere = "choose another folder with --out,"
     if extra.get("seed") != config.seed:
-        raise UserError(f"{path} was made with seed {extra.get('seed')}, not {config.seed}: {advice}")
+        return f"{path} was made with seed {extra.get('seed')}, not {config.seed}: choose another folder, --out {config.out}_{config.seed},"
     if extra.get("world") != world_hash():
-        raise UserError(f"{path} was made in another world, the files in data/ have changed since: run `python -m data.prepare --corpus`; {advice}")
-    for key, value in (settings or {}).items():
+        return f"{path} was made in another world, the files in data/ have changed since: run `python -m data.prepare --corpus`; {elsewhere}"
+    for key, value in settings.items():
         if extra["settings"].get(key) != value:
-            raise UserError(f"{path} was made with {key} = {extra['settings'].get(key)}, not {value}: {advice}")
+            return f"{path} was made with --{key} {extra['settings'].get(key)}, not {value}: {elsewhere}"
     for parent, sha in extra["parents"].items():
-        if load_checkpoint(Path(config.out) / f"{parent}.pt")["sha256"] != sha:
-            raise UserError(f"{path} was made from another {parent}.pt than the one in {config.out}: {advice}")
-    return True
+        file = Path(config.out) / f"{parent}.pt"
+        if file.exists() and load_checkpoint(file)["sha256"] != sha:
+            return f"{path} was made from another {parent}.pt than the one in {config.out}: {elsewhere}"
+    return ""
+
+
+def with_descendants(out, names):
+    """The names, and those of all checkpoints in `out` that were made from them, directly or not."""
+    parents, found = {}, list(names)
+    for path in sorted(Path(out).glob("*.pt")):
+        try:
+            parents[path.stem] = load_checkpoint(path)["extra"]["parents"]
+        except (UserError, KeyError):                                   # not one of a run's
+            continue
+    for one in found:
+        found += [name for name in parents if one in parents[name] and name not in found and not name.endswith("_value")]
+    return found
 
 
 def need(config, name, script):

@@ -43,10 +43,11 @@ import sft as sft_stage
 from data import corpus, prepare, tasks, tokenizer
 from data import judge as gold_judge
 from data.labeler import labelers
-from model import (Common, MetricLog, UserError, corpus_batches, corpus_loss, generate, load_checkpoint, load_model, made, need, pad_batch,
-                   read_corpus, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
+from model import (Common, MetricLog, UserError, check_standing, corpus_batches, corpus_loss, generate, load_checkpoint, load_model, made,
+                   need, pad_batch, read_corpus, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
 from reward import BLUE, GREEN, GREY, MAX_NEW_TOKENS, ORANGE, load_reward_model, plt
 
+NOT_TRAINING = ("seed", "out", "device", "split", "iterations", "iterations_1")     # flags that no policy's weights depend on by themselves
 AT_ONCE = 64                    # episodes that go through a network together: the more, the more padding and memory
 
 
@@ -263,6 +264,12 @@ def make_optimizers(policy, value_net, config):
             for parameters in (groups, [{"params": value_net.parameters(), "peak": config.value_lr}])]
 
 
+def settings_of(config, name, iterations, gamma_ptx):
+    """The settings that make out/<name>.pt and no others: saved with it, and what a later run must ask for to keep it."""
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_TRAINING}
+    return settings | {"iterations_1" if name == "ppo_1" else "iterations": iterations, "gamma_ptx": gamma_ptx}
+
+
 def fit(config, name, reward_name, iterations, gamma_ptx):
     """PPO from out/sft_mix.pt against a reward model; writes out/<name>.pt, out/<name>_value.pt, out/<name>.jsonl; returns the policy.
 
@@ -280,7 +287,6 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
     average, decay = copy.deepcopy(policy), 0.018 ** (1 / iterations)
     optimizers = make_optimizers(policy, value_net, config)
     rows = prepare.read_jsonl(prepare.FOLDER / "prompts_rl.jsonl", **prepare.PROMPT)
-    given = config                                                      # as asked for: what `made` compares
     if len(rows) < config.rollout_size:
         raise UserError(f"--rollout_size {config.rollout_size}: there are only {len(rows)} prompts in prompts_rl.jsonl")
     config = dataclasses.replace(config, gamma_ptx=gamma_ptx)
@@ -308,7 +314,8 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
         if iteration in (0, iterations - 1):
             for row, (text, _), value in list(zip(prompts, batch["answers"], batch["scores"].tolist()))[:2]:
                 tqdm.write(f"    [{value:+.2f}] {row['prompt']} -> {text}")
-    extra = stage_extra(given, "ppo", made_from=["sft_mix", reward_name]) | {"gamma_ptx": gamma_ptx, "iterations": iterations}
+    settings = settings_of(config, name, iterations, gamma_ptx)
+    extra = stage_extra(config, "ppo", made_from=["sft_mix", reward_name]) | {"settings": settings}
     save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)         # as it is: only the policy is averaged
     save_checkpoint(Path(config.out) / f"{name}.pt", average, **extra)         # last: where it stands, the stage is finished
     print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s; its last rollout: score {batch['stats']['score']:.2f}, "
@@ -598,9 +605,12 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
             ("ppo", "ppo_ptx", lambda: fit(config, "ppo_ptx", "reward", config.iterations, config.gamma_ptx))]
     clock = out / "seconds.json"
     seconds = json.loads(clock.read_text()) if clock.exists() else dict.fromkeys(("data", "pretrain", "sft", "reward", "ppo"), 0.0)
-    mine = {k: v for k, v in dataclasses.asdict(config).items() if k not in (*common, "split")}
+    wanted = {"gpt": None, "sft_mix": None, "sft": None, "ppo_1": settings_of(config, "ppo_1", config.iterations_1, 0.0), "reward": None,
+              "ppo": settings_of(config, "ppo", config.iterations, 0.0),
+              "ppo_ptx": settings_of(config, "ppo_ptx", config.iterations, config.gamma_ptx)}
+    check_standing(config, wanted)                                      # before hours of work, not after
     for stage, product, make in plan:
-        if product.exists() if isinstance(product, Path) else made(config, product, mine if stage == "ppo" else None):
+        if product.exists() if isinstance(product, Path) else made(config, product, wanted[product]):
             continue
         start = time.time()
         make()

@@ -248,7 +248,7 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path):
     assert made(config, "parent") and made(config, "child", {"lr": 0.1})
     with pytest.raises(UserError, match="parent.pt.*seed 1, not 2"):
         made(Stage(seed=2, out=str(tmp_path)), "parent")
-    with pytest.raises(UserError, match="child.pt.*lr = 0.1, not 0.2"):
+    with pytest.raises(UserError, match="child.pt.*--lr 0.1, not 0.2"):
         made(config, "child", {"lr": 0.2})
     save_checkpoint(tmp_path / "parent.pt", tiny, **model.stage_extra(Stage(seed=1, out=str(tmp_path), lr=0.2), "parent"))
     with pytest.raises(UserError, match="child.pt.*parent.pt"):

@@ -222,9 +222,50 @@ def test_another_seed_in_the_same_folder_is_refused(finished, monkeypatch, capsy
 
 def test_other_settings_in_the_same_folder_are_refused(finished):
     before = finished.files()
-    with pytest.raises(UserError, match="ppo_1.pt was made with beta = 0.02, not 0.5"):
+    with pytest.raises(UserError, match="ppo_1.pt was made with --beta 0.02, not 0.5"):
         finished.again(beta=0.5)
     assert finished.files() == before
+
+
+def refusal(finished, **changes):
+    """What the same command with other flags is refused with."""
+    with pytest.raises(UserError) as refused:
+        finished.again(**changes)
+    return str(refused.value)
+
+
+def test_a_change_invalidates_what_it_changes_and_no_more(finished):
+    """Each refusal names the first file, the flag, and all that has to go, before anything is trained."""
+    before, out = finished.files(), finished.out
+    said = refusal(finished, gamma_ptx=0.8)
+    assert f"{out}/ppo_ptx.pt was made with --gamma_ptx 0.3, not 0.8" in said and said.endswith(f"or delete {out}/ppo_ptx.pt")
+    said = refusal(finished, iterations=13)
+    assert f"{out}/ppo.pt was made with --iterations 12, not 13" in said and said.endswith(f"or delete {out}/ppo.pt, {out}/ppo_ptx.pt")
+    said = refusal(finished, iterations_1=11)
+    assert f"{out}/ppo_1.pt was made with --iterations_1 10, not 11" in said
+    assert said.endswith("or delete " + ", ".join(f"{out}/{name}.pt" for name in ("ppo_1", "reward", "ppo", "ppo_ptx")))
+    assert finished.again(split="valid")["split"] == "valid" and finished.files() == before
+    finished.again()
+
+
+def test_only_the_stale_policy_is_made_again(finished, tmp_path):
+    """The README's dial: another gamma_ptx, one file deleted, and the run goes on from there."""
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    (out / "ppo_ptx.pt").unlink()
+    stages = settings(out)
+    ppo.run(**stages | {"config": dataclasses.replace(stages["config"], gamma_ptx=0.0)})
+    again, before = ({name: load_checkpoint(folder / f"{name}.pt") for name in WEIGHTS} for folder in (out, finished.out))
+    assert [name for name in WEIGHTS if again[name]["sha256"] != before[name]["sha256"]] == ["ppo_ptx"]
+    assert again["ppo_ptx"]["extra"]["settings"]["gamma_ptx"] == 0.0
+    assert all(tensor.equal(again["ppo"]["state"][name]) for name, tensor in again["ppo_ptx"]["state"].items())     # that is PPO
+
+
+def test_a_policy_remembers_the_settings_that_made_it(finished):
+    saved = {name: load_checkpoint(finished.out / f"{name}.pt")["extra"]["settings"] for name in ("ppo_1", "ppo", "ppo_ptx")}
+    assert {name: settings["gamma_ptx"] for name, settings in saved.items()} == {"ppo_1": 0.0, "ppo": 0.0, "ppo_ptx": 0.3}
+    assert saved["ppo_1"]["iterations_1"] == 10 and "iterations" not in saved["ppo_1"]
+    assert saved["ppo"]["iterations"] == 12 and "iterations_1" not in saved["ppo"] and "split" not in saved["ppo"]
 
 
 def test_a_stage_begun_anew_mixes_nothing_with_its_earlier_run(finished, tmp_path, monkeypatch):
