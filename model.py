@@ -525,13 +525,12 @@ class Config(Common):
 def read_corpus(encoding, block_size):
     """(training documents, validation documents) as lists of ids, each between two <|endoftext|> and cut
     at block_size; the last 2 % validate."""
-    path = prepare.FOLDER / "corpus.txt"
-    if not path.exists():
-        prepare.prepare(corpus_only=True)
-    texts = path.read_text(encoding="utf-8").strip().split("\n\n")
+    texts = prepare.corpus_texts()
     end = [encoding.eot_token]
     documents = [(end + ids + end)[:block_size] for ids in encoding.encode_ordinary_batch([tokenizer.spaced(t) for t in texts])]
     cut = int(0.98 * len(documents))
+    if not cut:
+        raise UserError(f"{prepare.FOLDER}/corpus.txt: {len(documents)} document, too few to train on")
     return documents[:cut], documents[cut:]
 
 

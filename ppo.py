@@ -596,7 +596,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     out, common = Path(config.out), dict(seed=config.seed, out=config.out, device=config.device)
     pretrain, sft = pretrain or pretraining.Config(**common), sft or sft_stage.Config(**common)
     reward_1, reward_2 = reward_1 or reward_stage.Config(**common, round=1), reward_2 or reward_stage.Config(**common, round=2)
-    plan = [("data", prepare.FOLDER / "corpus.txt", lambda: prepare.prepare(corpus_only=True)),
+    plan = [("data", prepare.FOLDER / "corpus.txt", prepare.corpus_texts),
             ("pretrain", "gpt", lambda: pretraining.train(pretrain)), ("sft", "sft_mix", lambda: sft_stage.train(sft)),
             ("reward", "sft", lambda: reward_stage.train(reward_1)),            # writes reward_1.pt, then sft.pt
             ("ppo", "ppo_1", lambda: fit(config, "ppo_1", "reward_1", config.iterations_1, 0.0)),

@@ -4,6 +4,7 @@ Change a list in data/toytown.py, run this, and everything follows. `--corpus` w
 that is not committed; the training scripts do that by themselves when it is missing.
 """
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -115,6 +116,34 @@ def draw_prompts(sizes=SIZES, seed=SEED, seen=()):
     return sets
 
 
+def write_corpus(folder, text, known):
+    """corpus.txt, and corpus.sha256, which is committed and by which the corpus is recognised. known: the committed hash stays; a
+    text that does not fit it raises UserError."""
+    found = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    if known and found != known_hash(folder):
+        raise UserError(f"the corpus that data/ makes now is not that of {folder / 'corpus.sha256'}: the world was changed; "
+                        "run `python -m data.prepare`, which writes all of its files")
+    write(folder / "corpus.txt", text)
+    if not known:
+        write(folder / "corpus.sha256", found + "\n")
+
+
+def known_hash(folder):
+    """The SHA-256 that the corpus of a world must have."""
+    return read_bytes(folder / "corpus.sha256").decode("ascii", "replace").strip()
+
+
+def corpus_texts():
+    """The documents of corpus.txt, which is made if it is missing; raises UserError if it is not the corpus of this world."""
+    path = FOLDER / "corpus.txt"
+    if not path.exists():
+        prepare(FOLDER, corpus_only=True)
+    text = read_bytes(path)
+    if hashlib.sha256(text).hexdigest() != known_hash(FOLDER):
+        raise UserError(f"{path} is not the corpus of this world (cut off, or of an older version): run `python -m data.prepare --corpus`")
+    return text.decode("utf-8").strip().split("\n\n")
+
+
 def record(task, **more):
     """A line of a JSONL file."""
     return json.dumps({"prompt": tasks.prompt(task), **more, "use_case": task["use_case"], "task": task}, separators=(",", ":")) + "\n"
@@ -130,7 +159,7 @@ def prepare(folder=FOLDER, sizes=SIZES, corpus_words=CORPUS_WORDS, seed=SEED, co
         texts.append(text)
         bar.update(text.count(" ") + 1)
     bar.close()
-    write(folder / "corpus.txt", "\n\n".join(texts) + "\n")
+    write_corpus(folder, "\n\n".join(texts) + "\n", corpus_only)
     if not corpus_only:
         write(folder / "toytown.tiktoken", tokenizer.dump(tokenizer.train(tokenizer.spaced("\n".join(texts[:30_000])))))
         people, rng = labelers("train"), random.Random(f"{seed} demonstrations")

@@ -50,7 +50,7 @@ class Lab:
         if quick:                                                       # a little world of its own, with the same people in it
             prepare.FOLDER = self.runs / "world"
             prepare.FOLDER.mkdir(parents=True, exist_ok=True)
-            if not (prepare.FOLDER / "corpus.txt").exists():
+            if not all((prepare.FOLDER / name).exists() for name in ("corpus.sha256", "prompts_closed.jsonl")):      # the first, the last
                 prepare.prepare(prepare.FOLDER, LITTLE, corpus_words=40_000)
         self.rows = prepare.read_jsonl(prepare.FOLDER / "prompts_eval.jsonl", **prepare.PROMPT)
 
@@ -59,7 +59,7 @@ class Lab:
         """n further evaluation prompts: in no committed set, nowhere in the corpus as a question. No rows with --quick."""
         if self.quick:
             return []
-        lines = (prepare.FOLDER / "corpus.txt").read_text(encoding="utf-8").splitlines()
+        lines = "\n".join(prepare.corpus_texts()).splitlines()
         known = {line.removeprefix(f"{corpus.QUESTION} ") for line in lines}
         known |= {row["prompt"] for name in prepare.SIZES for row in prepare.read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
         drawn = prepare.draw_prompts({"prompts_eval": n}, prepare.SEED + 1, known)
@@ -455,7 +455,7 @@ def other_people(world, folder, slips):
     """A copy of a world in which the same people demonstrate with another share of slips."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in world.iterdir():
-        if path.suffix in (".jsonl", ".tiktoken", ".txt") and not (folder / path.name).exists():
+        if path.suffix in (".jsonl", ".tiktoken", ".txt", ".sha256") and not (folder / path.name).exists():
             shutil.copy(path, folder)
     rows = prepare.read_jsonl(world / "demonstrations.jsonl", task=dict, labeler=str)
     again = [row | {"completion": labeler.Labeler(int(row["labeler"].split("-")[1])).demonstrate(row["task"], slips)} for row in rows]

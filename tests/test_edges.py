@@ -1,4 +1,5 @@
 """Faults at the edges: other line ends, other terminals, files that are missing, cut off or left from before, commands given twice."""
+import hashlib
 import shutil
 
 import pytest
@@ -46,3 +47,58 @@ def test_a_stray_file_makes_no_other_world_and_a_missing_one_is_named(tmp_path, 
 def test_git_leaves_the_line_ends_alone():
     rules = (ROOT / ".gitattributes").read_text(encoding="utf-8").splitlines()
     assert rules == ["* text=auto eol=lf", "*.png binary", "*.pt binary"]
+
+
+@pytest.fixture(scope="module")
+def made_world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    prepare.prepare(folder, {name: 20 for name in prepare.SIZES}, corpus_words=3_000)
+    return folder
+
+
+@pytest.fixture
+def little_world(made_world, tmp_path, monkeypatch):
+    """A little world of one's own, to be damaged."""
+    folder = shutil.copytree(made_world, tmp_path / "world")
+    monkeypatch.setattr(prepare, "FOLDER", folder)
+    return folder
+
+
+def test_a_corpus_that_is_not_this_worlds_is_refused(little_world, encoding):
+    """Empty, cut off, or with one word changed: one line, and nothing is trained; other line ends are no change."""
+    corpus = little_world / "corpus.txt"
+    whole = corpus.read_bytes()
+    assert len(model.read_corpus(encoding, 64)[0]) > 50
+    corpus.write_bytes(whole.replace(b"\n", b"\r\n"))
+    assert len(model.read_corpus(encoding, 64)[0]) > 50
+    for damaged in (b"", whole[:1_000], whole.split(b"\n\n")[0], whole.replace(b"the", b"teh", 1), b"\xff" + whole):
+        corpus.write_bytes(damaged)
+        with pytest.raises(UserError, match="corpus.txt is not the corpus of this world .*python -m data.prepare --corpus"):
+            model.read_corpus(encoding, 64)
+
+
+def test_a_corpus_of_one_document_ends_in_one_line(little_world, encoding):
+    """One document has nothing to train on when the last 2 % validate: training used to wait for ever."""
+    prepare.write_corpus(little_world, "The fox eats berries.\n", known=False)
+    with pytest.raises(UserError, match="corpus.txt: 1 document, too few"):
+        model.read_corpus(encoding, 64)
+
+
+def test_the_committed_hash_decides_what_the_corpus_is(little_world, made_world):
+    """prepare writes it with a world; to make the corpus alone is to be held against it, not to replace it."""
+    before = (little_world / "corpus.sha256").read_bytes()
+    (little_world / "corpus.txt").unlink()
+    with pytest.raises(UserError, match="corpus.sha256: the world was changed; run `python -m data.prepare`"):
+        prepare.prepare(little_world, {name: 20 for name in prepare.SIZES}, corpus_words=2_000, corpus_only=True)
+    assert (little_world / "corpus.sha256").read_bytes() == before and not (little_world / "corpus.txt").exists()
+    prepare.prepare(little_world, {name: 20 for name in prepare.SIZES}, corpus_words=3_000, corpus_only=True)
+    assert (little_world / "corpus.txt").read_bytes() == (made_world / "corpus.txt").read_bytes()
+    (little_world / "corpus.sha256").unlink()
+    with pytest.raises(UserError, match="corpus.sha256 is missing: run `python -m data.prepare`"):
+        prepare.corpus_texts()
+
+
+def test_the_corpus_of_the_world_is_that_of_its_hash():
+    """Makes it if it is missing, as every script does."""
+    assert len(prepare.corpus_texts()) > 90_000
+    assert hashlib.sha256((prepare.FOLDER / "corpus.txt").read_bytes()).hexdigest() == prepare.known_hash(prepare.FOLDER)
