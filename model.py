@@ -419,6 +419,12 @@ def with_descendants(out, names):
     return found
 
 
+def context_of(config, base=None):
+    """The context, in tokens, of out/gpt.pt, or of the model that is still to be made with the settings `base`; infinity if unknown."""
+    path = Path(config.out) / "gpt.pt"
+    return load_checkpoint(path)["config"]["block_size"] if path.exists() else base.block_size if base else math.inf
+
+
 def need(config, name, script):
     """The path of an earlier stage's checkpoint; raises UserError if it is missing or of another run."""
     if not made(config, name):
@@ -617,12 +623,17 @@ def pretraining_lr(step, steps, peak):
     return peak * min((step + 1) / (0.02 * steps), 1, max(0.05, (steps - step) / (0.4 * steps)))
 
 
+SAMPLES = ("The fox", "What does the fox eat?\n")                       # texts that the new model goes on with
+
+
 def train(config):
     """Pretrains the base model on the corpus; writes out/gpt.pt and out/gpt.jsonl."""
     start = time.time()
     device, rng, generator = set_up(config)
     encoding = tokenizer.load()
     documents, valid = read_corpus(encoding, config.block_size)
+    samples = [[encoding.eot_token] + encoding.encode_ordinary(tokenizer.spaced(text).rstrip(" ")) for text in SAMPLES]
+    prepare.check_room(config.block_size, samples, "a sample", 24)
     model = GPT(GPTConfig(encoding.n_vocab, config.block_size, config.n_layer, config.n_head, config.n_embd)).to(device)
     optimizers, batches = muon_and_adam(model, config.lr, config.lr_rest, decay=0.1), corpus_batches(documents, config.batch_tokens, rng)
     print(f"step 0, the base model: {sum(p.numel() for p in model.parameters()):,} parameters, {sum(map(len, documents)):,} tokens of corpus")
@@ -641,8 +652,7 @@ def train(config):
     final = validation_loss(model, valid)
     log.write(step=config.steps, loss=loss.item(), valid_loss=final)
     save_checkpoint(Path(config.out) / "gpt.pt", model, **stage_extra(config, "pretrain"), valid_loss=final)
-    for text in ("The fox", "What does the fox eat?\n"):
-        ids = [encoding.eot_token] + encoding.encode_ordinary(tokenizer.spaced(text).rstrip(" "))
+    for text, ids in zip(SAMPLES, samples):
         print(f"    {text!r} -> {encoding.decode(generate(model, [ids], 24, 1.0, generator)[0])!r}")
     print(f"made {config.out}/gpt.pt, corpus loss {final:.3f}, in {time.time() - start:.0f} s. Next: python sft.py\n")
     return model

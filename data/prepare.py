@@ -95,6 +95,14 @@ def read_jsonl(path, maker="python -m data.prepare", **types):
     return rows
 
 
+def check_room(block_size, sequences, what, more=0):
+    """Raises UserError if the longest of some sequences (lists of ids), with `more` tokens behind it, does not fit into the context."""
+    longest = max(map(len, sequences)) + more
+    if longest > block_size:
+        raise UserError(f"--block_size {block_size} of the base model is too small: {what} takes {longest} tokens; "
+                        f"make the model with `python model.py --block_size {longest}` or more")
+
+
 PROMPT = {"prompt": str, "use_case": str, "task": dict}             # what a line of a prompts file must have
 
 

@@ -5,8 +5,11 @@ import shutil
 import pytest
 
 import model
+import ppo
+import reward
+import sft
 from data import prepare, tokenizer
-from model import UserError
+from model import GPT, GPTConfig, UserError, save_checkpoint
 
 ROOT = prepare.FOLDER.parent
 
@@ -102,3 +105,45 @@ def test_the_corpus_of_the_world_is_that_of_its_hash():
     """Makes it if it is missing, as every script does."""
     assert len(prepare.corpus_texts()) > 90_000
     assert hashlib.sha256((prepare.FOLDER / "corpus.txt").read_bytes()).hexdigest() == prepare.known_hash(prepare.FOLDER)
+
+
+# ---------------------------------------------------------------- what a run needs is known before it works
+
+
+def small_base_model(out, block_size):
+    """A base model, untrained, with so small a context."""
+    save_checkpoint(out / "gpt.pt", GPT(GPTConfig(block_size=block_size, n_layer=1)), **model.stage_extra(model.Config(out=str(out)), "pretrain"))
+
+
+@pytest.mark.parametrize("script, needed", [("model", "a sample takes 3"), ("sft", "the longest demonstration takes 5"),
+                                            ("reward", "ranking, .* takes 7"), ("ppo", "evaluation, .* takes 11")])
+def test_a_context_that_is_too_small_is_refused_before_anything_is_trained(script, needed, tmp_path):
+    """Each script by itself, and the main command for all: with 100 tokens everything was trained before the evaluation stopped."""
+    if script in ("sft", "reward"):
+        small_base_model(tmp_path, 20)
+    before, config = sorted(tmp_path.iterdir()), dict(out=str(tmp_path))
+    runs = {"model": lambda: model.train(model.Config(block_size=20, **config)), "sft": lambda: sft.train(sft.Config(**config)),
+            "reward": lambda: reward.train(reward.Config(**config)),
+            "ppo": lambda: ppo.run(ppo.Config(**config), pretrain=model.Config(block_size=100, **config))}
+    with pytest.raises(UserError, match=f"--block_size .*{needed}.*python model.py --block_size"):
+        runs[script]()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_number_that_is_named_is_enough_and_one_less_is_not(encoding):
+    """Computed from the files, not written down."""
+    longest = max(len(prompt + response) for prompt, response in sft.read_demonstrations(encoding))
+    sft.check(sft.Config(), longest - 1)
+    with pytest.raises(UserError, match=f"takes {longest - 1} tokens"):
+        sft.check(sft.Config(), longest - 2)
+
+
+@pytest.mark.parametrize("changes, named", [(dict(config=dict(rollout_size=9_000)), "--rollout_size 9000"), (dict(sft=dict(batch_size=3_000)), "--batch_size"),
+                                            (dict(sft=dict(mix=1.0)), "--mix"), (dict(reward_1=dict(k=10)), "--k 10"),
+                                            (dict(reward_2=dict(prompts_2=19_000, round=2)), "--prompts_2"), (dict(config=dict(split="test")), "--split")])
+def test_the_whole_plan_is_checked_before_its_first_stage(changes, named, tmp_path):
+    stages = {"config": ppo.Config, "sft": sft.Config, "reward_1": reward.Config, "reward_2": reward.Config}
+    given = {name: stages[name](**{"out": str(tmp_path), **changes.get(name, {})}) for name in {"config", *changes}}
+    with pytest.raises(UserError, match=named):
+        ppo.run(**given)
+    assert list(tmp_path.iterdir()) == []
