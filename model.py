@@ -13,17 +13,13 @@ stage shares; and below a rule, pretraining and talking to a checkpoint:
     python model.py                             # pretrains the base model
     python model.py --chat out/ppo_ptx.pt       # talks to any checkpoint, typed or piped
 """
-import argparse
 import ctypes
 import dataclasses
-import difflib
 import hashlib
-import inspect
 import json
 import math
 import os
 import random
-import re
 import sys
 import time
 from dataclasses import dataclass
@@ -35,7 +31,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from data.prepare import UserError, guarded
+from data.prepare import UserError, parse_flags, run_script  # noqa: F401  (for the other scripts)
 
 # ---------------------------------------------------------------- the architecture
 
@@ -483,32 +479,6 @@ class MetricLog:
                 raise UserError(f"{name} became {value} at step {metrics.get('step')} (see {self.path}): lower the learning rate")
         self.file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}) + "\n")
         self.file.flush()
-
-
-def parse_flags(config_class, doc, argv=None):
-    """The dataclass as command-line flags: --help shows each field's comment and default, a typo gets the nearest name."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    source = "".join(inspect.getsource(c) for c in reversed(config_class.__mro__) if dataclasses.is_dataclass(c))
-    comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.*)$", source, re.M))
-    names = [field.name for field in dataclasses.fields(config_class)]
-    for field in dataclasses.fields(config_class):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default, metavar=str(field.default),
-                            help=comments.get(field.name, "").replace("%", "%%"))
-    flags, unknown = parser.parse_known_args(argv)
-    if unknown:
-        near = difflib.get_close_matches(unknown[0].lstrip("-").split("=")[0], names, 1, 0.4)
-        parser.error(f"unknown flag {unknown[0]}" + (f"; did you mean --{near[0]}?" if near else ""))
-    for name, value in vars(flags).items():
-        if not isinstance(value, (int, float, str)):            # argparse makes an empty list of "--lr=--"
-            parser.error(f"--{name}: needs a value")
-        if isinstance(value, int) and value < (name != "seed") or isinstance(value, float) and not 0 <= value < math.inf:
-            parser.error(f"--{name} {value}: must be {'0' if name == 'seed' or isinstance(value, float) else '1'} or more")
-    return config_class(**vars(flags))
-
-
-def run_script(train, config_class, doc):
-    """The main guard of every script: flags in, one clear line and exit code 2 if something goes wrong."""
-    guarded(lambda: train(parse_flags(config_class, doc)))
 
 
 # ================================================================ step 0: pretraining the base model

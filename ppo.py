@@ -534,7 +534,7 @@ def plot_losses(out):
     """out/losses.png: pretraining and SFT."""
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
     for axis, name, x in ((axes[0], "gpt", "step"), (axes[1], "sft", "epoch")):
-        rows = [json.loads(line) for line in open(out / f"{name}.jsonl")]
+        rows = [json.loads(line) for line in open(out / f"{name}.jsonl", encoding="utf-8")]
         checks = [row for row in rows if "valid_loss" in row]
         by_epoch = [row[x] if x == "step" else row["step"] / max(1, rows[-1]["step"]) * rows[-1]["epoch"] for row in rows]
         axis.plot(by_epoch, [row["loss"] for row in rows], color=BLUE, alpha=0.5, linewidth=0.7, label="training")
@@ -554,7 +554,7 @@ def plot_dashboard(out):
               ("length", "response length (tokens)"), ("explained_variance", "explained variance of returns"), ("entropy", "entropy (nats a token)")]
     fig, axes = plt.subplots(2, 3, figsize=(13, 6.4))
     for name, colour, style in (("ppo", ORANGE, "--"), ("ppo_ptx", BLUE, "-")):
-        rows = [json.loads(line) for line in open(out / f"{name}.jsonl")]
+        rows = [json.loads(line) for line in open(out / f"{name}.jsonl", encoding="utf-8")]
         for axis, (key, title) in zip(axes.flat, panels):
             axis.plot([row["step"] for row in rows], [row[key] for row in rows], color=colour, linestyle=style, label=TITLES[name])
             axis.set(title=title, xlabel="iteration")
@@ -638,7 +638,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
         if not (out / f"{product}.pt").exists():
             needs()
     start, clock = time.time(), out / "seconds.json"
-    seconds = json.loads(clock.read_text()) if clock.exists() else dict.fromkeys(("data", "pretrain", "sft", "reward", "ppo"), 0.0)
+    seconds = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else dict.fromkeys(("data", "pretrain", "sft", "reward", "ppo"), 0.0)
     prepare.corpus_texts()
     seconds["data"] += time.time() - start
     for stage, product, _, make in plan:

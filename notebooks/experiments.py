@@ -221,7 +221,7 @@ def metadata(lab):
 
 def with_truthfulness(lab, config):
     """results.json's entries, and `truthful`: the share of right answers to open questions with a false premise, further ones included."""
-    entries = json.loads((Path(config.out) / "results.json").read_text())["models"]
+    entries = json.loads((Path(config.out) / "results.json").read_text(encoding="utf-8"))["models"]
     generator, judge_model = torch.Generator().manual_seed(config.seed), reward.load_reward_model(Path(config.out) / "reward.pt")
     rows = [row for row in lab.rows + lab.more_rows(4_000) if row["task"]["kind"] in ("yesno", "why")
             and row["task"]["value"] != town.fact(row["task"]["animal"], row["task"]["attribute"])]
@@ -320,7 +320,7 @@ def optimise_against(lab, seed, n):
     config = dataclasses.replace(config, beta=0.0, iterations=2 if lab.quick else 60)
     if not made(config, "ppo"):
         ppo.fit(config, "ppo", "reward", config.iterations, 0.0)
-    log = [json.loads(line) for line in open(Path(config.out) / "ppo.jsonl")]
+    log = [json.loads(line) for line in open(Path(config.out) / "ppo.jsonl", encoding="utf-8")]
     return {"ppo": [{"kl": row["kl"], "proxy": row["score"], "gold": row["gold"]} for row in log],
             "best_of_n": best_of_n(lab, config, 8 if lab.quick else 64)}
 
@@ -700,7 +700,7 @@ def run(name, quick=False):
     path = lab.results / f"{name}.json"
     found = {"cores": torch.get_num_threads(), "prompts": len(lab.rows), "seconds": 0.0, "rows": {}}
     if path.exists() and not quick:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     for key, job in tqdm(list(EXPERIMENTS[name][0](lab)), desc=name):
         if key not in found["rows"]:
             start = time.time()
@@ -720,7 +720,7 @@ def rounded(x):
 
 def draw(name, folder=RESULTS):
     """The picture of one experiment, from its file alone, and its sentence."""
-    rows = json.loads((folder / f"{name}.json").read_text())["rows"]
+    rows = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["rows"]
     fig, axes = plt.subplots(1, 3, figsize=(14, 4))
     seeds = sorted({key.rsplit("seed ", 1)[1] for key in rows})
     sentence = f"{EXPERIMENTS[name][1](rows, axes)} (Seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}.)"
@@ -743,7 +743,7 @@ def main():
         if flags.name != "pictures":
             print(f"\n{name}: {run(name, flags.quick)}")
         elif (RESULTS / f"{name}.json").exists():
-            known = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+            known = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
             finished = all(key in known for key, _ in experiment(Lab(False)))
             print(f"\n{name}: {draw(name) if finished else f'not finished, no picture: run `python -m notebooks.experiments {name}`'}")
 

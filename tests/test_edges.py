@@ -1,6 +1,11 @@
 """Faults at the edges: other line ends, other terminals, files that are missing, cut off or left from before, commands given twice."""
+import ast
 import hashlib
+import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -147,3 +152,68 @@ def test_the_whole_plan_is_checked_before_its_first_stage(changes, named, tmp_pa
     with pytest.raises(UserError, match=named):
         ppo.run(**given)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- any terminal, any stream
+
+TERMINALS = [{"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "gbk"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+
+
+def command(*words, **more):
+    """Runs a command of the project: what came of it."""
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", **more)
+
+
+@pytest.fixture(scope="module")
+def parrot(tmp_path_factory):
+    """A checkpoint to talk to: untrained, it says all kinds of bytes."""
+    path = tmp_path_factory.mktemp("parrot") / "gpt.pt"
+    save_checkpoint(path, GPT(GPTConfig(n_layer=1)))
+    return path
+
+
+@pytest.mark.parametrize("terminal", TERMINALS, ids=["cp1252", "gbk", "ascii"])
+def test_what_a_terminal_cannot_show_is_replaced_and_never_an_error(terminal, parrot):
+    env = os.environ | terminal
+    shown = command("ppo.py", "--help", env=env)
+    assert shown.returncode == 0 and "--gamma_ptx" in shown.stdout and shown.stderr == ""
+    said = command("model.py", "--chat", parrot, env=env, input="What does the f\u00f6x eat?\n\u732b\n")
+    assert said.returncode == 0 and said.stderr == "" and said.stdout.strip()
+    error = command("model.py", "--chat", "no_\u732b.pt", env=os.environ | {"PYTHONIOENCODING": terminal.get("PYTHONIOENCODING", "ascii")})
+    assert error.returncode == 2 and error.stderr.startswith("\nerror: no_")
+
+
+def test_every_file_is_opened_with_its_encoding_named():
+    """Whatever the system's own may be; and written with LF alone. In the lessons, too."""
+    sources = {path: path.read_text(encoding="utf-8") for folder in (".", "data", "tests", "notebooks") for path in (ROOT / folder).glob("*.py")}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        sources[path] = "\n".join("".join(cell["source"]) for cell in cells)
+    found = 0
+    for path, source in sources.items():
+        for call in [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]:
+            name = ast.unparse(call.func).rsplit(".", 1)[-1]
+            given, mode = {word.arg for word in call.keywords}, [ast.unparse(x) for x in call.args[1:2]]
+            text = name in ("read_text", "write_text") or name == "open" and ast.unparse(call.func) != "os.open" and mode not in (["'rb'"], ["'wb'"])
+            if text or given & {"text", "universal_newlines"}:
+                found += 1
+                assert "encoding" in given, f"{path}, {ast.unparse(call)}"
+                assert name != "write_text" and mode != ["'w'"] or "newline" in given, f"{path}, {ast.unparse(call)}"
+    assert found > 40
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell that closes streams")
+def test_a_closed_stream_is_an_empty_one(parrot):
+    for closed in ("<&-", ">&-", "2>&-"):
+        done = subprocess.run(["sh", "-c", f'echo Hi | "{sys.executable}" model.py --chat "{parrot}" {closed}'], cwd=ROOT, capture_output=True)
+        assert done.returncode == 0 and done.stderr == b"", closed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell that says how each command of a pipe ended")
+def test_a_pipe_that_nobody_reads_ends_a_command_without_a_word(parrot, tmp_path):
+    """`| head -1`: no traceback, no advice about the disk."""
+    for words in (f'model.py --chat "{parrot}"', "ppo.py --help", "-m data.prepare --help"):
+        script = f'(yes Hi | head -1000; echo) | ("{sys.executable}" {words}; echo $? >"{tmp_path}/code") | head -c 1 >"{tmp_path}/said"'
+        done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace")
+        assert done.stderr == "" and (tmp_path / "code").read_text(encoding="utf-8").strip() in ("141", "0"), words
+        assert (tmp_path / "said").stat().st_size == 1

@@ -343,11 +343,11 @@ def test_training_that_diverges_stops(tmp_path, value):
     log.write(step=6, loss=1.5)
     with pytest.raises(UserError, match="loss became .* at step 7"):
         log.write(step=7, loss=value)
-    assert [json.loads(line) for line in open(tmp_path / "run.jsonl")] == [{"step": 6, "loss": 1.5}]
+    assert [json.loads(line) for line in open(tmp_path / "run.jsonl", encoding="utf-8")] == [{"step": 6, "loss": 1.5}]
 
 
 def test_a_bad_line_of_a_data_file_is_named(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n')
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n', encoding="utf-8", newline="\n")
     with pytest.raises(UserError, match="rows.jsonl, line 2"):
         prepare.read_jsonl(tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match="missing.jsonl"):

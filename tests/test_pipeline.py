@@ -33,7 +33,7 @@ class Run:
 
     def metrics(self, name, key):
         """One metric of out/<name>.jsonl, a value a line that has it."""
-        rows = [json.loads(line) for line in open(self.out / f"{name}.jsonl")]
+        rows = [json.loads(line) for line in open(self.out / f"{name}.jsonl", encoding="utf-8")]
         return [row[key] for row in rows if key in row]
 
     def files(self):
@@ -139,7 +139,7 @@ RATES = ["utility", "fully_correct", "attempts_correct_instruction", "follows_co
 
 
 def test_results_say_everything_and_every_rate_is_a_fraction_of_one(finished):
-    results = json.loads((finished.out / "results.json").read_text())
+    results = json.loads((finished.out / "results.json").read_text(encoding="utf-8"))
     assert {"seed", "cores", "device", "seconds", "peak_mb", "models", "ppo_ptx_preferred_to", "ceiling_vs_sft", "gap_closed", "reward_model"} <= set(results)
     assert set(results["seconds"]) == {"data", "pretrain", "sft", "reward", "ppo", "evaluate", "total"}
     assert results["seconds"]["total"] == pytest.approx(sum(v for k, v in results["seconds"].items() if k != "total"))
@@ -184,7 +184,7 @@ def test_no_weight_depends_on_the_gold_judge(finished, tmp_path, monkeypatch):
     assert len(asked) > 500
     for name in ("reward_1", "sft", "ppo_1", "ppo_1_value"):
         assert load_checkpoint(tmp_path / f"{name}.pt")["sha256"] == load_checkpoint(finished.out / f"{name}.pt")["sha256"], name
-    assert [json.loads(line)["gold"] for line in open(tmp_path / "ppo_1.jsonl")] != finished.metrics("ppo_1", "gold")
+    assert [json.loads(line)["gold"] for line in open(tmp_path / "ppo_1.jsonl", encoding="utf-8")] != finished.metrics("ppo_1", "gold")
 
 
 # ---------------------------------------------------------------- running it again
@@ -281,7 +281,7 @@ def test_a_stage_begun_anew_mixes_nothing_with_its_earlier_run(finished, tmp_pat
     def stopped(*_):
         raise KeyboardInterrupt
     monkeypatch.setattr(reward, "fit", stopped)
-    (tmp_path / "rankings.jsonl").write_text("earlier ones")
+    (tmp_path / "rankings.jsonl").write_text("earlier ones", encoding="utf-8", newline="\n")
     with pytest.raises(KeyboardInterrupt):
         reward.train(ranking)
-    assert (tmp_path / "rankings.jsonl").read_text() == "earlier ones"
+    assert (tmp_path / "rankings.jsonl").read_text(encoding="utf-8") == "earlier ones"
