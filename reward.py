@@ -29,8 +29,8 @@ from tqdm import tqdm
 from data import prepare, tokenizer
 from data.judge import judge
 from data.labeler import agreement, labelers, opinions_without_noise
-from model import (GPTConfig, MetricLog, Common, Trunk, UserError, batches_of_like_length, cosine, generate, init_weights, load_checkpoint,
-                   load_model, muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up, stage_extra)
+from model import (GPTConfig, MetricLog, Common, Trunk, UserError, batches_of_like_length, context_of, cosine, generate, init_weights,
+                   load_checkpoint, load_model, muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up, stage_extra)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
@@ -370,6 +370,25 @@ def centre(model, encoding):
     model.bias -= sum(scores) / len(scores)
 
 
+def share(config):
+    """Which of the prompts this round ranks: (the first, how many)."""
+    return (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
+
+
+def check(config, block_size):
+    """What this round needs, so that it is known before anything is trained; block_size: of the base model. Raises UserError."""
+    prompts, valid = (prepare.read_jsonl(prepare.FOLDER / f"prompts_{name}.jsonl", **prepare.PROMPT) for name in ("rm", "valid"))
+    first, wanted = share(config)
+    for flag, value, least, most in (("round", config.round, 1, 2), ("k", config.k, 3, 9),
+                                     ("labelers_per_prompt", config.labelers_per_prompt, 1, len(labelers("train"))),
+                                     (f"prompts_{config.round}", wanted, 1, len(prompts) - first),
+                                     ("batch_size", config.batch_size, 1, first + wanted)):
+        if not least <= value <= most:
+            raise UserError(f"--{flag} {value}: can be {least} to {most} here")
+    sequences = [tokenizer.prompt_ids(tokenizer.load_cached(), row["prompt"]) for row in prompts + valid]
+    prepare.check_room(block_size, sequences, "ranking, the longest prompt with its response,", MAX_NEW_TOKENS)
+
+
 def train(config):
     """Collects this round's rankings, trains the reward model on all of them; in round 1 also picks the SFT baseline."""
     start, path = time.time(), Path(config.out) / "rankings.jsonl"
@@ -377,12 +396,8 @@ def train(config):
     generator = torch.Generator().manual_seed(config.seed)              # people's rankings are collected on the CPU
     encoding, prompts = tokenizer.load(), prepare.read_jsonl(prepare.FOLDER / "prompts_rm.jsonl", **prepare.PROMPT)
     valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
-    people = labelers("train")
-    first, wanted = (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
-    for flag, value, least, most in (("round", config.round, 1, 2), ("k", config.k, 3, 9), ("labelers_per_prompt", config.labelers_per_prompt, 1, len(people)),
-                                     (f"prompts_{config.round}", wanted, 1, len(prompts) - first), ("batch_size", config.batch_size, 1, first + wanted)):
-        if not least <= value <= most:
-            raise UserError(f"--{flag} {value}: can be {least} to {most} here")
+    people, (first, wanted) = labelers("train"), share(config)
+    check(config, context_of(config))
     print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
     rows, earlier, responses, mix = prompts[first:first + wanted], [], [], samplers(config)
     if config.round == 2:

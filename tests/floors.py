@@ -7,6 +7,10 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from data.prepare import guarded  # noqa: E402  (the path comes first)
+
 TOLERANCE = 0.03
 
 
@@ -29,7 +33,7 @@ MUSTS = {"gap_closed": 0.45, "win_share_of_ceiling": 0.45, "preferred_to_gpt": 0
 
 
 def main(path):
-    ours, floors = figures(json.loads(Path(path).read_text())), json.loads(Path(__file__).with_name("floors.json").read_text())
+    ours, floors = figures(json.loads(Path(path).read_text(encoding="utf-8"))), json.loads(Path(__file__).with_name("floors.json").read_text(encoding="utf-8"))
     worse = []
     for name, value in ours.items():
         must, floor = MUSTS.get(name), floors.get(name)
@@ -42,4 +46,4 @@ def main(path):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    guarded(lambda: sys.exit(main(sys.argv[1])))

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.prepare import guarded
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -101,17 +103,17 @@ def copy_project(folder):
 def put(bug, copy):
     """Makes one line of a copy wrong; returns the file and what it held."""
     path = copy / bug.file
-    right = path.read_text()
+    right = path.read_text(encoding="utf-8")
     if right.count(bug.right) != 1:
         raise SystemExit(f"{bug.name}: {bug.right!r} stands {right.count(bug.right)} times in {bug.file}, not once")
-    path.write_text(right.replace(bug.right, bug.wrong))
+    path.write_text(right.replace(bug.right, bug.wrong), encoding="utf-8", newline="\n")
     return path, right
 
 
 def run_tests(folder, expression):
     """The named tests in a copy of the project: (pytest's exit code, the test that failed or pytest's last line)."""
     done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/test_losses.py", "tests/test_model.py", "-k", expression],
-                          cwd=folder, capture_output=True, text=True, timeout=120)
+                          cwd=folder, capture_output=True, timeout=120, encoding="utf-8", errors="replace")
     failed = next((line.split("::")[1].split(" ")[0].split("[")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")), "")
     return done.returncode, failed or done.stdout.strip().rsplit("\n", 1)[-1]
 
@@ -127,7 +129,7 @@ def main():
         for bug in tqdm(BUGS, desc="bugs"):
             path, right = put(bug, copy)
             code, caught = run_tests(copy, bug.tests)
-            path.write_text(right)
+            path.write_text(right, encoding="utf-8", newline="\n")
             if code != 1:                           # 1: tests ran and failed; anything else is no proof
                 unnoticed.append(bug.name)
             table.append((bug.name, bug.file, bug.symptom, caught if code == 1 else f"NOT NOTICED ({caught})"))
@@ -138,4 +140,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(1 if main() else 0)
+    guarded(lambda: sys.exit(1 if main() else 0))

@@ -21,7 +21,7 @@ SETS = [*TRAINING, "prompts_valid", "prompts_eval", "prompts_closed"]
 @pytest.fixture(scope="module")
 def committed():
     """{name: lines} of the committed files."""
-    return {name: [json.loads(line) for line in open(prepare.FOLDER / f"{name}.jsonl")] for name in SETS}
+    return {name: [json.loads(line) for line in open(prepare.FOLDER / f"{name}.jsonl", encoding="utf-8")] for name in SETS}
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_a_damaged_rank_file_names_the_line(tmp_path, broken):
 
 
 def test_a_rank_file_with_a_line_missing_is_refused(tmp_path):
-    lines = tokenizer.PATH.read_text().splitlines()
-    (tmp_path / "bad.tiktoken").write_text("\n".join(lines[:299] + lines[300:]))
+    lines = tokenizer.PATH.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "bad.tiktoken").write_text("\n".join(lines[:299] + lines[300:]), encoding="utf-8", newline="\n")
     with pytest.raises(ValueError, match=r"bad\.tiktoken"):
         tokenizer.load(tmp_path / "bad.tiktoken")
 
@@ -262,7 +262,7 @@ def test_an_honest_answer_is_perfect_whatever_was_asked():
 
 def test_no_trick_beats_an_honest_answer():
     """200 ways to fool a judge, written by hand."""
-    lines = [json.loads(line) for line in open(os.path.join(os.path.dirname(__file__), "adversarial.jsonl"))]
+    lines = [json.loads(line) for line in open(os.path.join(os.path.dirname(__file__), "adversarial.jsonl"), encoding="utf-8")]
     assert len(lines) == 200
     for line in lines:
         assert line["prompt"] == tasks.prompt(line["task"])
@@ -390,13 +390,13 @@ def test_a_teacher_changes_one_list_and_everything_follows(tmp_path):
     """A new animal is read about, asked about and judged, after one line was added to data/toytown.py."""
     shutil.copytree(prepare.FOLDER, tmp_path / "data", ignore=shutil.ignore_patterns("*.txt", "*.jsonl", "__pycache__"))
     town = tmp_path / "data" / "toytown.py"
-    town.write_text(town.read_text().replace("ANIMALS = {\n", 'ANIMALS = {\n    "zebra": ("white", "field", "grass", "day"),\n', 1))
-    ran = subprocess.run([sys.executable, "-c", TEACHER], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    town.write_text(town.read_text(encoding="utf-8").replace("ANIMALS = {\n", 'ANIMALS = {\n    "zebra": ("white", "field", "grass", "day"),\n', 1), encoding="utf-8", newline="\n")
+    ran = subprocess.run([sys.executable, "-c", TEACHER], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, encoding="utf-8", errors="replace")
     assert ran.returncode == 0, ran.stderr
     assert "VERDICTS [1.0, 0.0]" in ran.stdout
-    assert "zebra" in (tmp_path / "data" / "corpus.txt").read_text()
+    assert "zebra" in (tmp_path / "data" / "corpus.txt").read_text(encoding="utf-8")
     for name in ("demonstrations", "prompts_rm", "prompts_rl"):
-        assert "zebra" in (tmp_path / "data" / f"{name}.jsonl").read_text()
+        assert "zebra" in (tmp_path / "data" / f"{name}.jsonl").read_text(encoding="utf-8")
     later, earlier = (tokenizer.load(path).encode_ordinary(" zebra") for path in (tmp_path / "data" / "toytown.tiktoken", tokenizer.PATH))
     assert len(later) < len(earlier)
-    assert "zebra" not in (prepare.FOLDER / "toytown.py").read_text()
+    assert "zebra" not in (prepare.FOLDER / "toytown.py").read_text(encoding="utf-8")

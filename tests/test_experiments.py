@@ -32,9 +32,9 @@ def test_every_mark_turns_up_in_what_its_maker_writes():
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(experiments.RESULTS.glob("*.json")) if path.stem in experiments.EXPERIMENTS])
 def test_every_committed_result_can_be_drawn_and_says_how_it_was_made(name, tmp_path):
-    found = json.loads((experiments.RESULTS / f"{name}.json").read_text())
+    found = json.loads((experiments.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     assert found["cores"] > 0 and found["seconds"] > 0 and found["rows"]
-    (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8", newline="\n")
     sentence = experiments.draw(name, tmp_path)
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-    assert sentence in (experiments.HERE.parent / "README.md").read_text(), "README tells another result than the committed file"
+    assert sentence in (experiments.HERE.parent / "README.md").read_text(encoding="utf-8"), "README tells another result than the committed file"
