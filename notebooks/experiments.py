@@ -174,7 +174,7 @@ def grow(lab, size, seed, wanted):
     if wanted != ONE and not (out / "sft.pt").exists():
         for name in ("reward_1", "ppo_1", "reward"):
             shutil.copy(Path(base.out) / f"{name}.pt", out)
-        valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500]
+        valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
         reward.keep_best_sft(config, reward.load_reward_model(out / "reward_1.pt"), valid)
     for name, gamma in (("ppo", 0.0), ("ppo_ptx", config.gamma_ptx)):
         if name in wanted and not made(config, name):
