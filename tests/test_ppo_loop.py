@@ -4,7 +4,6 @@ The policies of the first half are unigram models: a token has the same probabil
 every log-probability, KL and entropy can be worked out in the head. In the second half `fit` runs
 whole, and what it gives to rollouts and updates is written down call by call."""
 
-import copy
 import dataclasses
 import inspect
 import json
@@ -177,10 +176,10 @@ def test_the_score_of_a_rollout_is_the_reward_models_less_what_never_ending_cost
     together."""
     monkeypatch.setattr(ppo, "AT_ONCE", at_once)
     batch = episode.rollout()
-    assert batch["scores"].tolist() == pytest.approx([2, -1, 1]) and batch["stats"][
-        "score"
-    ] == pytest.approx(2 / 3)
-    assert batch["stats"]["ended"] == pytest.approx(2 / 3) and [e for _, e in batch["answers"]] == [
+    assert batch["scores"].tolist() == pytest.approx([2, -1, 1])
+    assert batch["stats"]["score"] == pytest.approx(2 / 3)
+    assert batch["stats"]["ended"] == pytest.approx(2 / 3)
+    assert [e for _, e in batch["answers"]] == [
         True,
         False,
         True,
@@ -195,9 +194,8 @@ def test_gold_is_the_judges_mean_utility_of_what_was_answered(episode):
 def test_the_length_of_a_response_counts_its_end(episode):
     """The, fox, eats, berries or fish, full stop: five tokens, and the end where there is one."""
     batch = episode.rollout()
-    assert batch["mask"].sum(1).tolist() == [6, 5, 6] and batch["stats"]["length"] == pytest.approx(
-        17 / 3
-    )
+    assert batch["mask"].sum(1).tolist() == [6, 5, 6]
+    assert batch["stats"]["length"] == pytest.approx(17 / 3)
 
 
 def test_the_kl_of_a_rollout_is_a_sum_over_tokens_and_a_mean_over_responses(episode):
@@ -212,9 +210,8 @@ def test_the_kl_of_a_rollout_is_a_sum_over_tokens_and_a_mean_over_responses(epis
         abs=0.01,
     )
     batch = episode.rollout()
-    assert batch["stats"]["kl"] == pytest.approx(mean(k1), abs=1e-4) and batch["stats"][
-        "kl_k3"
-    ] == pytest.approx(mean(k3), abs=1e-4)
+    assert batch["stats"]["kl"] == pytest.approx(mean(k1), abs=1e-4)
+    assert batch["stats"]["kl_k3"] == pytest.approx(mean(k3), abs=1e-4)
     assert batch["stats"]["reward"] == pytest.approx(
         batch["stats"]["score"] - 0.5 * mean(k1), abs=1e-4
     )
@@ -226,9 +223,8 @@ def test_the_kl_of_a_rollout_is_a_sum_over_tokens_and_a_mean_over_responses(epis
 def test_the_entropy_is_a_mean_over_all_response_tokens(episode):
     """17 tokens weigh the same, in whichever response they stand."""
     told = [p for response in episode.logprobs(episode.policy) for p in response]
-    assert len(told) == 17 and episode.rollout()["stats"]["entropy"] == pytest.approx(
-        -mean(told), abs=1e-4
-    )
+    assert len(told) == 17
+    assert episode.rollout()["stats"]["entropy"] == pytest.approx(-mean(told), abs=1e-4)
 
 
 def test_the_policy_the_reference_the_values_and_the_scores_are_each_their_own(episode):
@@ -302,10 +298,8 @@ def test_a_value_network_that_knows_every_return_explains_all_variance(episode):
             )[:, None].expand(idx.shape)
 
     batch = episode.rollout(Knows(), beta=0.0)
-    assert (
-        batch["stats"]["explained_variance"] == pytest.approx(1)
-        and batch["raw_advantages"].abs().max() < 1e-5
-    )
+    assert batch["stats"]["explained_variance"] == pytest.approx(1)
+    assert batch["raw_advantages"].abs().max() < 1e-5
 
 
 # ---------------------------------------------------------------- an update
@@ -352,9 +346,8 @@ def test_an_update_reads_the_episodes_of_its_minibatch_and_no_others(step):
     has an advantage of 100."""
     metrics = step.update()
     assert metrics["policy_loss"] == pytest.approx((-1.2 + 1.6 - 0.5 + 1.5 - 3) / 5, abs=1e-4)
-    assert metrics["clip_fraction"] == pytest.approx(2 / 5) and metrics["ratio"] == pytest.approx(
-        1.5, abs=1e-4
-    )
+    assert metrics["clip_fraction"] == pytest.approx(2 / 5)
+    assert metrics["ratio"] == pytest.approx(1.5, abs=1e-4)
     assert step.update(rows=[2])["policy_loss"] == pytest.approx(-(3 * 50 + 100) / 4, abs=1e-2)
 
 
@@ -391,9 +384,8 @@ def test_the_values_move_towards_the_returns_and_are_clipped_like_the_policy(ste
 
 def test_the_clipping_range_is_the_settings(step):
     metrics = step.update(clip_range=0.6)
-    assert metrics["clip_fraction"] == 0 and metrics["policy_loss"] == pytest.approx(
-        (-1.5 + 1 - 0.5 + 1.5 - 3) / 5, abs=1e-4
-    )
+    assert metrics["clip_fraction"] == 0
+    assert metrics["policy_loss"] == pytest.approx((-1.5 + 1 - 0.5 + 1.5 - 3) / 5, abs=1e-4)
 
 
 def test_pretraining_documents_are_mixed_in_with_their_weight_and_reported_without(step, words):
@@ -406,11 +398,9 @@ def test_pretraining_documents_are_mixed_in_with_their_weight_and_reported_witho
     parameter.grad = None
     metrics = step.update(documents=document)
     expected = -(math.log(0.3) + math.log(0.2)) / 2
-    assert (
-        metrics["ptx_loss"] == pytest.approx(expected, abs=1e-4)
-        and alone_norm < 1
-        and metrics["grad_norm"] < 1
-    )
+    assert metrics["ptx_loss"] == pytest.approx(expected, abs=1e-4)
+    assert alone_norm < 1
+    assert metrics["grad_norm"] < 1
     share = torch.zeros_like(parameter)
     share[words.red], share[words.end] = -0.5, -0.5
     assert torch.allclose(
@@ -550,12 +540,10 @@ def test_the_reference_and_the_reward_model_never_move(town):
     town.fit(iterations=3, lr=0.01, value_lr=0.01)
     assert len(seen) == 3
     for given in seen:
-        assert same(given.note["reference"], town.state("sft_mix")) and same(
-            given.note["reward_model"], town.state("reward")
-        )
-    assert same(weights(seen[-1].reward_model), town.state("reward")) and same(
-        weights(seen[-1].reference), town.state("sft_mix")
-    )
+        assert same(given.note["reference"], town.state("sft_mix"))
+        assert same(given.note["reward_model"], town.state("reward"))
+    assert same(weights(seen[-1].reward_model), town.state("reward"))
+    assert same(weights(seen[-1].reference), town.state("sft_mix"))
 
 
 def test_the_policy_starts_as_the_sft_model_and_the_value_network_as_the_reward_model(town):
@@ -563,15 +551,12 @@ def test_the_policy_starts_as_the_sft_model_and_the_value_network_as_the_reward_
     seen = watch(town.patch, "rollout", note=everything)
     town.fit(reward_name="reward_1", lr=0.01, value_lr=0.01)
     first, then = seen[0].note, seen[1].note
-    assert same(first["policy"], town.state("sft_mix")) and same(
-        first["value_net"], town.state("reward_1")
-    )
-    assert not same(then["policy"], first["policy"]) and not same(
-        then["value_net"], first["value_net"]
-    )
-    assert same(first["reward_model"], town.state("reward_1")) and not same(
-        first["reward_model"], town.state("reward")
-    )
+    assert same(first["policy"], town.state("sft_mix"))
+    assert same(first["value_net"], town.state("reward_1"))
+    assert not same(then["policy"], first["policy"])
+    assert not same(then["value_net"], first["value_net"])
+    assert same(first["reward_model"], town.state("reward_1"))
+    assert not same(first["reward_model"], town.state("reward"))
     assert (
         len({id(getattr(seen[0], n)) for n in ("policy", "reference", "value_net", "reward_model")})
         == 4
@@ -600,10 +585,8 @@ def test_each_update_learns_from_the_latest_rollout_with_the_networks_that_made_
     assert len(updates) == 4
     for i, given in enumerate(updates):
         assert given.batch is rollouts[i // 2].result
-        assert (
-            given.policy is rollouts[0].policy is rollouts[1].policy
-            and given.value_net is rollouts[1].value_net
-        )
+        assert given.policy is rollouts[0].policy is rollouts[1].policy
+        assert given.value_net is rollouts[1].value_net
     trained = {
         id(p)
         for optimizer in updates[0].optimizers
@@ -673,7 +656,8 @@ def test_the_last_layer_norm_of_the_policy_alone_has_a_rate_of_its_own(town):
     for (kind, name), rate in updates[-1].note.items():
         assert rate == (5e-3 if kind == "value" else 0.03 if "ln_f" in name else 1e-3), name
     for optimizer in updates[0].optimizers:
-        assert isinstance(optimizer, torch.optim.Adam) and all(
+        assert isinstance(optimizer, torch.optim.Adam)
+        assert all(
             g["betas"] == (0.9, 0.95) and g["weight_decay"] == 0 for g in optimizer.param_groups
         )
 
@@ -705,9 +689,8 @@ def test_the_averaged_policy_is_saved_and_the_value_network_as_it_is(town):
     watch(town.patch, "update", push(0.01))
     seen = watch(town.patch, "rollout", note=everything)
     averaged = town.fit("ppo_1", iterations=2)
-    assert same(town.state("ppo_1"), weights(averaged)) and not same(
-        weights(averaged), weights(seen[0].policy)
-    )
+    assert same(town.state("ppo_1"), weights(averaged))
+    assert not same(weights(averaged), weights(seen[0].policy))
     assert torch.allclose(
         seen[1].note["policy"]["transformer.wte.weight"],
         start["transformer.wte.weight"] + 0.02,
@@ -728,12 +711,10 @@ def test_a_checkpoint_says_what_it_was_made_from(town):
             parent: load_checkpoint(f"{town.out}/{parent}.pt")["sha256"]
             for parent in ("sft_mix", "reward_1")
         }
-        assert (
-            extra["stage"] == "ppo"
-            and extra["seed"] == 1
-            and extra["iterations"] == 1
-            and extra["gamma_ptx"] == 0
-        )
+        assert extra["stage"] == "ppo"
+        assert extra["seed"] == 1
+        assert extra["iterations"] == 1
+        assert extra["gamma_ptx"] == 0
 
 
 # -------------------------------- which prompts, which minibatches, which documents
@@ -762,11 +743,9 @@ def test_a_rollout_never_asks_a_prompt_twice(town):
     watch(town.patch, "update", push())
     town.fit(iterations=4, rollout_size=5)
     prompts = asked(rollouts)
-    assert (
-        all(len(set(p)) == 5 for p in prompts)
-        and not set(prompts[0]) & set(prompts[1])
-        and not set(prompts[2]) & set(prompts[3])
-    )
+    assert all(len(set(p)) == 5 for p in prompts)
+    assert not set(prompts[0]) & set(prompts[1])
+    assert not set(prompts[2]) & set(prompts[3])
     assert prompts[0] != prompts[2]
 
 
@@ -831,10 +810,8 @@ def test_documents_are_mixed_in_with_gamma_ptx_and_only_then(town):
     town.fit("ppo", gamma_ptx=0.0)
     town.fit("ppo_ptx", gamma_ptx=0.7)
     assert all(given.documents is None and given.config.gamma_ptx == 0 for given in updates[:4])
-    assert (
-        all(given.documents and given.config.gamma_ptx == 0.7 for given in updates[4:])
-        and len(updates) == 8
-    )
+    assert all(given.documents and given.config.gamma_ptx == 0.7 for given in updates[4:])
+    assert len(updates) == 8
 
 
 def test_documents_come_from_the_training_corpus_about_two_thousand_tokens_a_step_and_change(town):
@@ -919,9 +896,8 @@ def test_a_trace_shows_the_models_of_its_own_training(town, encoding):
     assert ppo.trace("Name two colours.", ppo.Config(out=town.out), "ppo_1") == rows
     (batch,) = (given.result for given in seen)
     response = batch["idx"][0, int(batch["prompt_lengths"][0]) :].tolist()
-    assert len(rows) == len(response) and [encoding.decode([t]) for t in response] == [
-        row["token"] for row in rows
-    ]
+    assert len(rows) == len(response)
+    assert [encoding.decode([t]) for t in response] == [row["token"] for row in rows]
     prompt = tokenizer.prompt_ids(encoding, "Name two colours.")
     whole = torch.tensor([prompt + response])
     policy, reference = load_model(f"{town.out}/ppo_1.pt"), load_model(f"{town.out}/sft_mix.pt")
@@ -941,10 +917,8 @@ def test_a_trace_shows_the_models_of_its_own_training(town, encoding):
             column[len(prompt) - 1 :][: len(rows)].tolist(), abs=1e-4
         )
     kl, ended = sum(row["kl"] for row in rows), response[-1] == encoding.eot_token
-    assert (
-        kl == pytest.approx(sum(row["logprob"] - row["ref_logprob"] for row in rows))
-        and abs(kl) > 1e-3
-    )
+    assert kl == pytest.approx(sum(row["logprob"] - row["ref_logprob"] for row in rows))
+    assert abs(kl) > 1e-3
     assert sum(row["reward"] for row in rows) == pytest.approx(
         score - 0.7 * kl - 2.5 * (not ended), abs=1e-4
     )
