@@ -465,7 +465,7 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, request):
+def built(tmp_path_factory):
     """Files of the world and of the stages before PPO, made once: (world, out)."""
     world, out = tmp_path_factory.mktemp("world"), tmp_path_factory.mktemp("out")
     rows = [task for task in prepare.draw_prompts({"prompts_rl": 12}, 7)["prompts_rl"]]
