@@ -134,8 +134,10 @@ def test_a_repeated_response_is_drawn_again_hotter_and_only_where_one_is_missing
 
 
 def test_a_response_that_stays_the_same_is_left_out(monkeypatch, encoding):
+    """Whoever gives it; it belongs to who gave it first."""
     voices = Voices(monkeypatch, encoding, lambda who, prompt, t, draw: "same" if draw % 2 else "NO END")
-    answers = collect(rows_of(2), ([("a", "A", 1.0)] * 4, []), 4, random.Random(0), None)
+    answers = collect(rows_of(2), (USUAL[1:] + USUAL[:1], []), 4, random.Random(0), None)
+    assert [{r["text"]: r["sampler"] for r in responses} for responses in answers] == [{"same": "a", "NO END": "b"}] * 2
     assert [sorted((r["text"], r["ended"]) for r in responses) for responses in answers] == [[("NO END", False), ("same", True)]] * 2
     assert len(voices.calls) == 4 + 3
 
@@ -457,6 +459,7 @@ def test_round_1_starts_from_the_base_models_trunk_with_no_opinion_and_without_d
     base = load_checkpoint(out / "gpt.pt")["state"]
     assert all(torch.equal(p, base[f"transformer.{name}"]) for name, p in made.transformer.state_dict().items())
     assert not made.score.weight.any() and made.bias == 0 and made.config.dropout == 0
+    assert not made.training
     assert losses == pytest.approx([math.log(2)] * 100)
 
 
