@@ -17,14 +17,13 @@ from tqdm import tqdm
 from data.prepare import guarded
 
 ROOT = Path(__file__).parent.parent
-TESTS = [f"tests/test_{name}.py" for name in (
-    "losses", "model", "training", "reward", "world", "ppo_loop", "evaluation")]
-TESTS = [test for test in TESTS if (ROOT / test).exists()]
+FILES = [f"tests/test_{name}.py" for name in
+         ("losses", "model", "training", "reward", "world", "ppo_loop", "evaluation")]
 
 
 @dataclass
 class Bug:
-    """One wrong line: in `file`, `right` becomes `wrong`; one of `tests` (names in the files of TESTS) must fail."""
+    """One wrong line: in `file`, `right` becomes `wrong`; one of `tests`, names in FILES, must fail."""
     name: str
     symptom: str
     file: str
@@ -38,6 +37,67 @@ BUGS = [
         "return idx, (t < lengths[:, None]).float()", "test_only_the_response_is_learnt_and_its_end_too"),
     Bug("the end of a response is not learnt", "responses never stop", "sft.py", "(t < lengths[:, None])).float()", "(t < lengths[:, None] - 1)).float()",
         "test_only_the_response_is_learnt_and_its_end_too"),
+    # the base model, the data and SFT
+    Bug("dropout off in SFT", "demonstrations are learnt by heart", "sft.py", "dropout=config.dropout).train()",
+        "dropout=config.dropout)", "test_dropout_is_on_in_sfts_steps_and_off_where_it_is_measured"),
+    Bug("dropout stays off after a validation", "from epoch 2 on, learnt by heart", "sft.py",
+        "    model.train(was_training)\n", "", "test_dropout_is_on_in_sfts_steps_and_off_where_it_is_measured"),
+    Bug("SFT trains on what validates it", "the validation loss is too good", "sft.py",
+        "pairs[:len(pairs) // 10], pairs[len(pairs) // 10:]", "pairs[:len(pairs) // 10], pairs",
+        "test_a_tenth_of_the_demonstrations_validates_and_is_never_trained_on"),
+    Bug("the mix weighs batches, not tokens", "half of each step is corpus", "sft.py",
+        "(n * loss + n_corpus * corpus_loss(model, documents)) / (n + n_corpus)",
+        "(loss + corpus_loss(model, documents)) / 2",
+        "test_a_step_of_sft_is_the_clipped_gradient_of_a_loss_in_which_every_token_weighs_the_same"),
+    Bug("a share of the wrong whole", "9 % corpus instead of 10", "sft.py", "tokens * mix / (1 - mix)", "tokens * mix",
+        "test_the_mix_is_a_share_of_tokens"),
+    Bug("the schedule ends with the first epoch", "the rate rises again in epoch 2", "sft.py",
+        "cosine(step, epochs * steps_per_epoch", "cosine(step, steps_per_epoch",
+        "test_sfts_learning_rate_falls_along_a_cosine_over_all_epochs"),
+    Bug("SFT's gradients pile up", "each step repeats all earlier ones", "sft.py", "            optimizer.zero_grad()\n", "",
+        "test_a_step_of_sft_is_the_clipped_gradient_of_a_loss_in_which_every_token_weighs_the_same"),
+    Bug("a mean of batch means", "short answers weigh more", "sft.py",
+        "sum(loss * n for loss, n in losses) / sum(n for _, n in losses)", "sum(loss for loss, _ in losses) / len(losses)",
+        "test_the_validation_loss_of_sft_is_over_response_tokens_without_dropout"),
+    Bug("an earlier run's epochs stay behind", "the baseline is of another run", "sft.py", "if epoch == 1:", "if epoch == 0:",
+        "test_an_earlier_runs_sft_models_go_when_the_first_new_one_is_there"),
+    Bug("the base model reads what validates it", "the alignment tax is overstated", "model.py",
+        "return documents[:cut], documents[cut:]", "return documents, documents[cut:]",
+        "test_the_corpus_is_cut_into_documents_between_two_ends_and_the_last_2_percent_validate"),
+    Bug("the shortest documents come first", "the loss goes up and down", "model.py",
+        "yield from rng.sample(batches + [batch], len(batches) + 1)", "yield from batches + [batch]",
+        "test_each_pass_over_the_corpus_has_its_own_order"),
+    Bug("one peak for both optimisers", "embeddings learn at Muon's rate", "model.py",
+        "pretraining_lr(step, config.steps, peak)", "pretraining_lr(step, config.steps, config.lr)",
+        "test_each_optimiser_of_pretraining_follows_the_schedule_with_its_own_peak"),
+    Bug("embeddings are made orthogonal too", "rare words learn as fast as frequent ones", "model.py",
+        "if \".h.\" in name and p.dim() == 2]", "if p.dim() == 2]",
+        "test_muon_moves_the_matrices_of_the_blocks_and_adam_the_rest"),
+    Bug("the cosine begins before the warm-up ends", "the rate jumps", "model.py",
+        "math.pi * (step - warmup) / max(1, steps - warmup)", "math.pi * step / max(1, steps)",
+        "test_the_cosine_begins_where_the_warm_up_ends"),
+    Bug("sampled at 1, scored at the temperature", "negative KL", "model.py",
+        "distribution(logits, temperature, pad).exp()", "distribution(logits, 1.0, pad).exp()",
+        "test_every_token_of_a_response_is_drawn_at_the_temperature_and_the_end_ends_it"),
+    Bug("the hash leaves out what a file says", "a changed seed goes unnoticed", "model.py",
+        "saved[\"kind\"], saved[\"config\"], extra)", "saved[\"kind\"], saved[\"config\"])",
+        "test_a_checkpoint_comes_back_as_it_was or test_what_a_checkpoint_says_of_itself_cannot_be_changed_unnoticed"),
+    Bug("phrasings of the evaluation leak", "understanding is overstated", "data/tasks.py", "rng.randrange(last)",
+        "rng.randrange(last + 1)", "test_evaluation_phrasings_further_wordings_and_haste_come_only_where_they_are_wanted"),
+    Bug("labelers like falsehoods", "the policy learns to lie", "data/labeler.py", "- weigh[\"honest\"] * seen.false",
+        "+ weigh[\"honest\"] * seen.false", "test_a_labeler_weighs_help_truth_kindness_and_brevity"),
+    Bug("all labelers err alike", "they agree on every pair", "data/labeler.py", "gumbel(self.name, tasks.prompt(task)",
+        "gumbel(tasks.prompt(task)", "test_an_error_is_a_persons_own_and_this_responses_own"),
+    Bug("the best gets the last rank", "the RM likes what people dislike", "data/labeler.py", "other > grade for other",
+        "other < grade for other", "test_responses_of_one_grade_tie_and_ranks_have_no_gaps"),
+    Bug("the ceiling errs as people do", "the RM beats its ceiling", "data/labeler.py", "r, noise=False) for p in people",
+        "r) for p in people", "test_a_perfect_reward_model_scores_the_mean_opinion_without_noise"),
+    Bug("rambling costs nothing", "long answers win", "data/judge.py", "extra = max(0, len(polite) - sentences_used)", "extra = 0",
+        "test_each_fault_takes_its_share_of_the_utility"),
+    Bug("a longer list is no worse", "lists name everything", "data/judge.py", "len(items) - hits + max(0, hits - needed)",
+        "len(items) - hits", "test_each_fault_takes_its_share_of_the_utility"),
+    Bug("readers blame the right word", "the base model learns to compare backwards", "data/corpus.py",
+        "Not {wrong[0]} but {wrong[1]}", "Not {wrong[1]} but {wrong[0]}", "test_a_readers_remark_names_what_is_wrong"),
     Bug("ranking loss with the sign turned", "the RM likes what people dislike", "reward.py", "losses = -(F.logsigmoid(margins)", "losses = -(F.logsigmoid(-margins)",
         "test_equation_1_by_hand_for_three_responses_without_a_tie"),
     Bug("C(K, 2) divided twice", "prompts with many pairs hardly count", "reward.py", "/ pairs.clamp(min=1)", "/ pairs.clamp(min=1) ** 2",
@@ -50,6 +110,41 @@ BUGS = [
         "gather(1, torch.full_like(lengths[:, None], idx.shape[1] - 1))", "test_the_score_is_read_on_the_last_token_and_padding_cannot_move_it"),
     Bug("the reward head starts random", "the RM has opinions before it has read", "reward.py", "nn.init.zeros_(self.score.weight)", "nn.init.normal_(self.score.weight)",
         "test_a_fresh_reward_model_has_no_opinion"),
+    # the reward model's rankings, choices and measures
+    Bug("labelers vote twice", "one person's taste counts double", "reward.py", "person, *others = rng.sample(people, opinions)",
+        "person, *others = rng.choices(people, k=opinions)",
+        "test_one_labeler_signs_a_ranking_and_others_give_second_opinions_each_once"),
+    Bug("second opinions are the first again", "five votes say what one says", "reward.py", "[other.rank(", "[person.rank(",
+        "test_one_labeler_signs_a_ranking_and_others_give_second_opinions_each_once"),
+    Bug("a second draw is as cool as the first", "fewer than K distinct responses", "reward.py", "1.2 + 0.2 * again", "1.0",
+        "test_a_repeated_response_is_drawn_again_hotter_and_only_where_one_is_missing"),
+    Bug("one prompt in three for all odd writers", "most prompts lack an odd response", "reward.py",
+        "everybody[turn::len(odd)]", "everybody[::len(odd)]", "test_the_last_place_goes_to_the_odd_writers_in_turn"),
+    Bug("round 2 ranks round 1's prompts", "the RM overfits them", "reward.py",
+        "else (config.prompts_1, config.prompts_2)", "else (0, config.prompts_2)",
+        "test_round_2_ranks_further_prompts_and_learns_from_both_rounds"),
+    Bug("round 2 forgets round 1", "the RM unlearns what SFT samples are like", "reward.py", "ranked = earlier + rank(",
+        "ranked = rank(", "test_round_2_ranks_further_prompts_and_learns_from_both_rounds"),
+    Bug("one peak for both of the RM's optimisers", "Adam's part learns at Muon's peak", "reward.py",
+        "cosine(step, steps, peak, warmup", "cosine(step, steps, config.lr, warmup",
+        "test_each_optimiser_of_the_reward_model_warms_up_and_follows_a_cosine_to_its_own_peak"),
+    Bug("the RM's gradients are not clipped", "one odd batch ruins it", "reward.py",
+        "nn.utils.clip_grad_norm_(model.parameters(), 1.0)", "pass",
+        "test_a_step_of_the_reward_model_is_the_clipped_gradient_of_equation_1"),
+    Bug("the RM keeps SFT's dropout", "scores are noisy", "reward.py", "\"dropout\": 0.0}", "}",
+        "test_round_1_starts_from_the_base_models_trunk_with_no_opinion_and_without_dropout"),
+    Bug("the bias is added twice", "demonstrations score far from 0", "reward.py", "model.bias -= sum", "model.bias += sum",
+        "test_centring_puts_demonstrations_at_0_and_moves_nothing_between_responses"),
+    Bug("the worst SFT epoch is kept", "a weak baseline, a flattering win rate", "reward.py", "epoch = max(table", "epoch = min(table",
+        "test_the_epoch_whose_samples_score_best_on_average_becomes_the_baseline"),
+    Bug("an equal score counts as right", "an RM without an opinion is perfect", "reward.py", "0.5 if m == 0", "1.0 if m == 0",
+        "test_an_equal_score_is_half_right"),
+    Bug("held-out accuracy of training labelers", "the RM seems to generalise", "reward.py", "mixed, people[\"held_out\"]",
+        "mixed, people[\"train\"]", "test_accuracy_is_measured_with_labelers_of_training_held_out_ones_and_the_judge"),
+    Bug("held-out accuracy on training prompts", "it is too good", "reward.py", "measure(model, config, valid", "measure(model, config, rows",
+        "test_the_baseline_is_chosen_and_the_reward_model_measured_on_validation_prompts"),
+    Bug("the judge's order upside down", "a good RM seems bad", "reward.py", "\"ranks\": [-judge(", "\"ranks\": [judge(",
+        "test_accuracy_is_measured_with_labelers_of_training_held_out_ones_and_the_judge"),
     Bug("KL with the sign turned", "the policy is paid to drift", "ppo.py", "rewards = -beta * (logprobs - ref_logprobs) * mask", "rewards = -beta * (ref_logprobs - logprobs) * mask",
         "test_the_kl_penalty_is_paid_where_it_arises"),
     Bug("the score is paid on every token", "the KL penalty hardly counts", "ppo.py", "return rewards.scatter_add(1, last[:, None], scores[:, None])",
@@ -182,9 +277,15 @@ def put(bug, copy):
     return path, right
 
 
+def holds_one_of(path, tests):
+    """Whether a file of tests is there and defines one of these; to read the others would take seconds a bug."""
+    return path.exists() and any(f"def {test}(" in path.read_text(encoding="utf-8") for test in tests)
+
+
 def run_tests(folder, expression):
     """The named tests in a copy of the project: (pytest's exit code, the test that failed or pytest's last line)."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS, "-k", expression],
+    files = [name for name in FILES if holds_one_of(Path(folder) / name, expression.split(" or "))]
+    done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files, "-k", expression],
                           cwd=folder, capture_output=True, timeout=120, encoding="utf-8", errors="replace")
     failed = next((line.split("::")[1].split(" ")[0].split("[")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")), "")
     return done.returncode, failed or done.stdout.strip().rsplit("\n", 1)[-1]
