@@ -8,7 +8,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 torch.set_num_threads(1)
 
-from data import tokenizer  # noqa: E402  (the path comes first)
+from data import prepare, tokenizer  # noqa: E402  (the path comes first)
 from model import GPT, GPTConfig  # noqa: E402
 
 
@@ -22,6 +22,16 @@ def tiny():
     """A random GPT with 64 tokens: <|endoftext|> is 62, <|pad|> is 63."""
     torch.manual_seed(0)
     return GPT(GPTConfig(vocab_size=64, block_size=48, n_layer=2, n_head=2, n_embd=16)).eval()
+
+
+def write_world(folder, text, sets):
+    """A little world for prepare.FOLDER: this corpus, these tasks ({set name: list}); the other sets are the committed files."""
+    for name in prepare.SIZES:
+        if name in sets:
+            prepare.write(folder / f"{name}.jsonl", "".join(prepare.record(task) for task in sets[name]))
+        else:
+            (folder / f"{name}.jsonl").symlink_to(prepare.FOLDER / f"{name}.jsonl")
+    prepare.write_corpus(folder, text, known=False)
 
 
 def pytest_addoption(parser):

@@ -21,6 +21,7 @@ from data import prepare, tasks, tokenizer
 from data.judge import Judgement
 from model import GPT, GPTConfig, save_checkpoint, stage_extra, validation_loss
 from reward import RewardModel
+from tests.conftest import write_world
 from tests.test_ppo_loop import FOX, Unigram, everywhere
 
 MODELS = ["gpt", "gpt_prompted", "sft", "sft_best_of_16", "ppo", "ppo_ptx"]
@@ -453,11 +454,8 @@ def arena(tmp_path_factory):
     what came of it."""
     world, out = tmp_path_factory.mktemp("world"), tmp_path_factory.mktemp("out")
     sets = prepare.draw_prompts({"prompts_closed": 12, "prompts_eval": 520, "prompts_valid": 30}, 3)
-    for name, found in sets.items():
-        (world / f"{name}.jsonl").write_text("".join(prepare.record(task) for task in found))
-    (world / "corpus.txt").write_text(
-        "\n\n".join(f"The fox has {'red ' * (i % 9)}hats." for i in range(100)) + "\n"
-    )
+    text = "\n\n".join(f"The fox has {'red ' * (i % 9)}hats." for i in range(100)) + "\n"
+    write_world(world, text, sets)
     shape = GPTConfig(1024, 128, 1, 2, 8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "FOLDER", world)
@@ -931,7 +929,7 @@ def stages(tmp_path, monkeypatch, results):
         "time",
         SimpleNamespace(time=now, perf_counter=now, monotonic=now, sleep=lambda *_: None),
     )
-    monkeypatch.setattr(prepare, "prepare", recorder("data"))
+    monkeypatch.setattr(prepare, "corpus_texts", recorder("data"))
     for script, stage in ((model, "pretrain"), (sft, "sft"), (reward, "reward")):
         monkeypatch.setattr(script, "train", recorder(stage))
     monkeypatch.setattr(ppo, "fit", recorder("ppo"))
@@ -970,7 +968,7 @@ def test_the_stages_follow_each_other_as_in_the_paper_and_ppo_twice(stages):
         )
     ]
     assert stages.seen == [
-        ("data", ("corpus_only", True)),
+        ("data",),
         ("pretrain", model.Config(**common)),
         ("sft", sft.Config(**common)),
         ("reward", reward.Config(**common, round=1)),
@@ -994,12 +992,6 @@ def test_settings_of_earlier_stages_are_taken_as_they_are_given(stages):
     assert [call[1] for call in stages.seen if call[0] in ("pretrain", "sft", "reward")] == list(
         given.values()
     )
-
-
-def test_a_corpus_that_is_there_is_not_written_again(stages):
-    (stages.world / "corpus.txt").write_text("The fox.\n")
-    ppo.run(stages.config)
-    assert stages.seen[0][0] == "pretrain"
 
 
 def test_the_seconds_of_a_stage_add_up_over_its_rounds_and_over_commands(stages):

@@ -29,6 +29,7 @@ from model import (
     stage_extra,
 )
 from reward import RewardModel, load_reward_model
+from tests.conftest import write_world
 
 FOX = {"use_case": "open_qa", "kind": "fact", "animal": "fox", "attribute": "food", "phrasing": 0}
 ROW = {"prompt": tasks.prompt(FOX), "use_case": "open_qa", "task": FOX}
@@ -469,13 +470,12 @@ def built(tmp_path_factory):
     """Files of the world and of the stages before PPO, made once: (world, out)."""
     world, out = tmp_path_factory.mktemp("world"), tmp_path_factory.mktemp("out")
     rows = [task for task in prepare.draw_prompts({"prompts_rl": 12}, 7)["prompts_rl"]]
-    (world / "prompts_rl.jsonl").write_text("".join(prepare.record(task) for task in rows))
     rng = random.Random(0)
     lines = [
         " ".join(rng.choice(["fox", "bear", "owl", "hat", "red"]) for _ in range(3 + i % 20)) + "."
         for i in range(100)
     ]
-    (world / "corpus.txt").write_text("\n\n".join(lines) + "\n")
+    write_world(world, "\n\n".join(lines) + "\n", {"prompts_rl": rows})
     return world, out
 
 
@@ -713,8 +713,7 @@ def test_a_checkpoint_says_what_it_was_made_from(town):
         }
         assert extra["stage"] == "ppo"
         assert extra["seed"] == 1
-        assert extra["iterations"] == 1
-        assert extra["gamma_ptx"] == 0
+        assert extra["settings"]["gamma_ptx"] == 0
 
 
 # -------------------------------- which prompts, which minibatches, which documents
