@@ -466,6 +466,31 @@ def other_people(world, folder, slips):
     return folder
 
 
+# ---------------------------------------------------------------- 8. is the baseline a lottery?
+
+OTHER_SAMPLES = (101, 102)              # seeds of the samples by which the baseline is chosen again
+
+
+def baseline(lab):
+    """The SFT epoch that the reward model prefers, chosen again from other samples; the gold utility of every epoch."""
+    for seed in lab.seeds:
+        yield f"seed {seed}", lambda seed=seed: choose_again(lab, lab.base(seed))
+
+
+def choose_again(lab, config):
+    """Scores by epoch, of the run itself first; the epochs chosen; gold utility of four answers of each epoch to each prompt."""
+    proxy = reward.load_reward_model(Path(config.out) / "reward_1.pt")
+    rows = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
+    tables = [model.load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]]
+    tables += [reward.rate_sft_epochs(config, proxy, rows, seed) for seed in OTHER_SAMPLES]
+    generator, gold = torch.Generator().manual_seed(config.seed), {}
+    for name in reward.sft_epochs(config):
+        policy = load_model(Path(config.out) / "sft_epochs" / f"{name}.pt")
+        verdicts = [v for _ in range(4) for v in ppo.judged(rows, ppo.answer("sft", policy, rows, generator))]
+        gold[name] = ppo.mean_of(v.utility for v in verdicts)
+    return {"tables": [sorted(table) for table in tables], "chosen": [table[0][0] for table in tables], "gold": gold}
+
+
 # ---------------------------------------------------------------- pictures and sentences
 
 def picture_kl_sweep(rows, axes):
@@ -688,13 +713,33 @@ def picture_dials(rows, axes):
     return f"The paper makes no claim here: it cannot turn these dials. Share of SFT's gap that PPO closes, by how people are simulated: {said}."
 
 
+def picture_baseline(rows, axes):
+    """Scores of the three choices and gold utility by SFT epoch, a panel per seed; a ring: the epoch chosen."""
+    apart = []
+    for axis, (name, row) in zip(axes, rows.items()):
+        for table, epoch, marker in zip(row["tables"], row["chosen"], "osv"):
+            axis.errorbar([int(e) for e, _, _ in table], [m for _, m, _ in table], yerr=[error for _, _, error in table], color=BLUE,
+                          marker=marker, markersize=4, linewidth=0.7, capsize=2)
+            axis.plot(int(epoch), dict((e, m) for e, m, _ in table)[epoch], "o", markersize=13, markerfacecolor="none", color=BLUE)
+        gold = axis.twinx()
+        gold.plot([int(e) for e in row["gold"]], list(row["gold"].values()), color=ORANGE, linestyle="--", marker="x")
+        gold.set_ylabel("gold utility (dashed, crosses)", color=ORANGE)
+        axis.set(xlabel=f"SFT epoch, {name}", ylabel="reward model's score")
+        found = [row["gold"][epoch] for epoch in row["chosen"]]
+        apart.append(max(found) - min(found))
+    chosen = "; ".join(" ".join(str(int(epoch)) for epoch in row["chosen"]) for row in rows.values())
+    return (f"The paper chooses the SFT epoch by the reward model's score on validation prompts (C.1). Here three choices, from samples drawn anew, take "
+            f"epochs {chosen} (a group per seed); the gold utility of a seed's baselines differs by at most {max(apart):.3f}.")
+
+
 # ---------------------------------------------------------------- running them
 
 # What each costs on one core, two side by side on two, besides the three base runs of `python ppo.py` (17 minutes each, two cores).
 EXPERIMENTS = {"figure_1": (figure_1, picture_figure_1, "3.1 h"), "metadata": (metadata, picture_metadata, "1 min"),
                "alignment_tax": (alignment_tax, picture_alignment_tax, "58 min"), "kl_sweep": (kl_sweep, picture_kl_sweep, "62 min"),
                "over_optimisation": (over_optimisation, picture_over_optimisation, "80 min"),
-               "held_out_labelers": (held_out_labelers, picture_held_out_labelers, "65 min"), "dials": (dials, picture_dials, "1.9 h")}
+               "held_out_labelers": (held_out_labelers, picture_held_out_labelers, "65 min"), "dials": (dials, picture_dials, "1.9 h"),
+               "baseline": (baseline, picture_baseline, "15 min")}
 
 
 def run(name, quick=False):
