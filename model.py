@@ -13,17 +13,13 @@ stage shares; and below a rule, pretraining and talking to a checkpoint:
     python model.py                             # pretrains the base model
     python model.py --chat out/ppo_ptx.pt       # talks to any checkpoint, typed or piped
 """
-import argparse
 import ctypes
 import dataclasses
-import difflib
 import hashlib
-import inspect
 import json
 import math
 import os
 import random
-import re
 import sys
 import time
 from dataclasses import dataclass
@@ -35,7 +31,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from data.prepare import UserError, guarded
+from data.prepare import UserError, parse_flags, run_script  # noqa: F401  (for the other scripts)
 
 # ---------------------------------------------------------------- the architecture
 
@@ -362,31 +358,67 @@ def stage_extra(config, stage, made_from=()):
 
 
 def world_hash():
-    """A hash of the world's committed files: runs of different worlds do not mix."""
+    """A hash of the world's committed files: runs of different worlds do not mix. Line ends do not count (git may turn them), and
+    no stray file does. A missing file raises UserError."""
     digest = hashlib.sha256()
-    for path in sorted([*prepare.FOLDER.glob("*.jsonl"), tokenizer.PATH]):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in [*(prepare.FOLDER / f"{name}.jsonl" for name in sorted(prepare.SIZES)), tokenizer.PATH]:
+        digest.update(path.name.encode() + prepare.read_bytes(path))
     return digest.hexdigest()
 
 
 def made(config, name, settings=None):
     """Whether out/name.pt exists; raises UserError if it belongs to another run (seed, world, settings or parents differ)."""
-    path = Path(config.out) / f"{name}.pt"
-    if not path.exists():
-        return False
-    extra = load_checkpoint(path)["extra"]
-    advice = "delete it, or choose another folder with --out"
+    check_standing(config, {name: settings})
+    return (Path(config.out) / f"{name}.pt").exists()
+
+
+def check_standing(config, products):
+    """products: {name: the settings that would make it, None if any will do}. Raises one UserError if some that exist belong to
+    another run; it names the first, why, and all that has to go: what was made from them, too."""
+    reasons = {name: complaint(config, name, settings or {}) for name, settings in products.items()
+               if (Path(config.out) / f"{name}.pt").exists()}
+    wrong = [name for name, reason in reasons.items() if reason]
+    if wrong:
+        files = ", ".join(f"{config.out}/{name}.pt" for name in with_descendants(config.out, wrong))
+        raise UserError(f"{reasons[wrong[0]]} or delete {files}")
+
+
+def complaint(config, name, settings):
+    """Why out/name.pt cannot stand in this run, and what to do other than delete it; "" if it can. A parent that is missing is no
+    reason: the same run makes it again, to the bit."""
+    path, extra = Path(config.out) / f"{name}.pt", load_checkpoint(Path(config.out) / f"{name}.pt")["extra"]
+    elsewhere = "choose another folder with --out,"
     if extra.get("seed") != config.seed:
-        raise UserError(f"{path} was made with seed {extra.get('seed')}, not {config.seed}: {advice}")
+        return f"{path} was made with seed {extra.get('seed')}, not {config.seed}: choose another folder, --out {config.out}_{config.seed},"
     if extra.get("world") != world_hash():
-        raise UserError(f"{path} was made in another world, the files in data/ have changed since: run `python -m data.prepare --corpus`; {advice}")
-    for key, value in (settings or {}).items():
+        return f"{path} was made in another world, the files in data/ have changed since: run `python -m data.prepare --corpus`; {elsewhere}"
+    for key, value in settings.items():
         if extra["settings"].get(key) != value:
-            raise UserError(f"{path} was made with {key} = {extra['settings'].get(key)}, not {value}: {advice}")
+            return f"{path} was made with --{key} {extra['settings'].get(key)}, not {value}: {elsewhere}"
     for parent, sha in extra["parents"].items():
-        if load_checkpoint(Path(config.out) / f"{parent}.pt")["sha256"] != sha:
-            raise UserError(f"{path} was made from another {parent}.pt than the one in {config.out}: {advice}")
-    return True
+        file = Path(config.out) / f"{parent}.pt"
+        if file.exists() and load_checkpoint(file)["sha256"] != sha:
+            return f"{path} was made from another {parent}.pt than the one in {config.out}: {elsewhere}"
+    return ""
+
+
+def with_descendants(out, names):
+    """The names, and those of all checkpoints in `out` that were made from them, directly or not."""
+    parents, found = {}, list(names)
+    for path in sorted(Path(out).glob("*.pt")):
+        try:
+            parents[path.stem] = load_checkpoint(path)["extra"]["parents"]
+        except (UserError, KeyError):                                   # not one of a run's
+            continue
+    for one in found:
+        found += [name for name in parents if one in parents[name] and name not in found and not name.endswith("_value")]
+    return found
+
+
+def context_of(config, base=None):
+    """The context, in tokens, of out/gpt.pt, or of the model that is still to be made with the settings `base`; infinity if unknown."""
+    path = Path(config.out) / "gpt.pt"
+    return load_checkpoint(path)["config"]["block_size"] if path.exists() else base.block_size if base else math.inf
 
 
 def need(config, name, script):
@@ -439,7 +471,7 @@ class MetricLog:
 
     def __init__(self, config, name):
         self.path = Path(config.out) / f"{name}.jsonl"
-        self.file = open(self.path, "w")
+        self.file = open(self.path, "w", encoding="utf-8", newline="\n")
 
     def write(self, **metrics):
         for name, value in metrics.items():
@@ -447,32 +479,6 @@ class MetricLog:
                 raise UserError(f"{name} became {value} at step {metrics.get('step')} (see {self.path}): lower the learning rate")
         self.file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}) + "\n")
         self.file.flush()
-
-
-def parse_flags(config_class, doc, argv=None):
-    """The dataclass as command-line flags: --help shows each field's comment and default, a typo gets the nearest name."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    source = "".join(inspect.getsource(c) for c in reversed(config_class.__mro__) if dataclasses.is_dataclass(c))
-    comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.*)$", source, re.M))
-    names = [field.name for field in dataclasses.fields(config_class)]
-    for field in dataclasses.fields(config_class):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default, metavar=str(field.default),
-                            help=comments.get(field.name, "").replace("%", "%%"))
-    flags, unknown = parser.parse_known_args(argv)
-    if unknown:
-        near = difflib.get_close_matches(unknown[0].lstrip("-").split("=")[0], names, 1, 0.4)
-        parser.error(f"unknown flag {unknown[0]}" + (f"; did you mean --{near[0]}?" if near else ""))
-    for name, value in vars(flags).items():
-        if not isinstance(value, (int, float, str)):            # argparse makes an empty list of "--lr=--"
-            parser.error(f"--{name}: needs a value")
-        if isinstance(value, int) and value < (name != "seed") or isinstance(value, float) and not 0 <= value < math.inf:
-            parser.error(f"--{name} {value}: must be {'0' if name == 'seed' or isinstance(value, float) else '1'} or more")
-    return config_class(**vars(flags))
-
-
-def run_script(train, config_class, doc):
-    """The main guard of every script: flags in, one clear line and exit code 2 if something goes wrong."""
-    guarded(lambda: train(parse_flags(config_class, doc)))
 
 
 # ================================================================ step 0: pretraining the base model
@@ -495,13 +501,12 @@ class Config(Common):
 def read_corpus(encoding, block_size):
     """(training documents, validation documents) as lists of ids, each between two <|endoftext|> and cut
     at block_size; the last 2 % validate."""
-    path = prepare.FOLDER / "corpus.txt"
-    if not path.exists():
-        prepare.prepare(corpus_only=True)
-    texts = path.read_text(encoding="utf-8").strip().split("\n\n")
+    texts = prepare.corpus_texts()
     end = [encoding.eot_token]
     documents = [(end + ids + end)[:block_size] for ids in encoding.encode_ordinary_batch([tokenizer.spaced(t) for t in texts])]
     cut = int(0.98 * len(documents))
+    if not cut:
+        raise UserError(f"{prepare.FOLDER}/corpus.txt: {len(documents)} document, too few to train on")
     return documents[:cut], documents[cut:]
 
 
@@ -588,12 +593,17 @@ def pretraining_lr(step, steps, peak):
     return peak * min((step + 1) / (0.02 * steps), 1, max(0.05, (steps - step) / (0.4 * steps)))
 
 
+SAMPLES = ("The fox", "What does the fox eat?\n")                       # texts that the new model goes on with
+
+
 def train(config):
     """Pretrains the base model on the corpus; writes out/gpt.pt and out/gpt.jsonl."""
     start = time.time()
     device, rng, generator = set_up(config)
     encoding = tokenizer.load()
     documents, valid = read_corpus(encoding, config.block_size)
+    samples = [[encoding.eot_token] + encoding.encode_ordinary(tokenizer.spaced(text).rstrip(" ")) for text in SAMPLES]
+    prepare.check_room(config.block_size, samples, "a sample", 24)
     model = GPT(GPTConfig(encoding.n_vocab, config.block_size, config.n_layer, config.n_head, config.n_embd)).to(device)
     optimizers, batches = muon_and_adam(model, config.lr, config.lr_rest, decay=0.1), corpus_batches(documents, config.batch_tokens, rng)
     print(f"step 0, the base model: {sum(p.numel() for p in model.parameters()):,} parameters, {sum(map(len, documents)):,} tokens of corpus")
@@ -612,8 +622,7 @@ def train(config):
     final = validation_loss(model, valid)
     log.write(step=config.steps, loss=loss.item(), valid_loss=final)
     save_checkpoint(Path(config.out) / "gpt.pt", model, **stage_extra(config, "pretrain"), valid_loss=final)
-    for text in ("The fox", "What does the fox eat?\n"):
-        ids = [encoding.eot_token] + encoding.encode_ordinary(tokenizer.spaced(text).rstrip(" "))
+    for text, ids in zip(SAMPLES, samples):
         print(f"    {text!r} -> {encoding.decode(generate(model, [ids], 24, 1.0, generator)[0])!r}")
     print(f"made {config.out}/gpt.pt, corpus loss {final:.3f}, in {time.time() - start:.0f} s. Next: python sft.py\n")
     return model

@@ -43,10 +43,11 @@ import sft as sft_stage
 from data import corpus, prepare, tasks, tokenizer
 from data import judge as gold_judge
 from data.labeler import labelers
-from model import (Common, MetricLog, UserError, corpus_batches, corpus_loss, generate, load_checkpoint, load_model, made, need, pad_batch,
-                   read_corpus, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
+from model import (Common, MetricLog, UserError, check_standing, context_of, corpus_batches, corpus_loss, generate, load_checkpoint,
+                   load_model, made, need, pad_batch, read_corpus, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
 from reward import BLUE, GREEN, GREY, MAX_NEW_TOKENS, ORANGE, load_reward_model, plt
 
+NOT_TRAINING = ("seed", "out", "device", "split", "iterations", "iterations_1")     # flags that no policy's weights depend on by themselves
 AT_ONCE = 64                    # episodes that go through a network together: the more, the more padding and memory
 
 
@@ -263,6 +264,21 @@ def make_optimizers(policy, value_net, config):
             for parameters in (groups, [{"params": value_net.parameters(), "peak": config.value_lr}])]
 
 
+def check(config, block_size):
+    """What RL needs, so that it is known before anything is trained; block_size: of the base model. Raises UserError."""
+    rows = prepare.read_jsonl(prepare.FOLDER / "prompts_rl.jsonl", **prepare.PROMPT)
+    if len(rows) < config.rollout_size:
+        raise UserError(f"--rollout_size {config.rollout_size}: there are only {len(rows)} prompts in prompts_rl.jsonl")
+    prompts = [tokenizer.prompt_ids(tokenizer.load_cached(), row["prompt"]) for row in rows]
+    prepare.check_room(block_size, prompts, "RL, the longest prompt with its response,", MAX_NEW_TOKENS)
+
+
+def settings_of(config, name, iterations, gamma_ptx):
+    """The settings that make out/<name>.pt and no others: saved with it, and what a later run must ask for to keep it."""
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_TRAINING}
+    return settings | {"iterations_1" if name == "ppo_1" else "iterations": iterations, "gamma_ptx": gamma_ptx}
+
+
 def fit(config, name, reward_name, iterations, gamma_ptx):
     """PPO from out/sft_mix.pt against a reward model; writes out/<name>.pt, out/<name>_value.pt, out/<name>.jsonl; returns the policy.
 
@@ -276,13 +292,11 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
     path = need(config, "sft_mix", "sft.py")
     policy, reference = load_model(path, device), load_model(path, device)          # in eval mode to the end: no dropout, so the ratio starts at 1
     reward_model = load_reward_model(need(config, reward_name, "reward.py"), device)
+    check(config, policy.config.block_size)
     value_net = copy.deepcopy(reward_model)                             # a network of its own, initialised from the RM
     average, decay = copy.deepcopy(policy), 0.018 ** (1 / iterations)
     optimizers = make_optimizers(policy, value_net, config)
     rows = prepare.read_jsonl(prepare.FOLDER / "prompts_rl.jsonl", **prepare.PROMPT)
-    given = config                                                      # as asked for: what `made` compares
-    if len(rows) < config.rollout_size:
-        raise UserError(f"--rollout_size {config.rollout_size}: there are only {len(rows)} prompts in prompts_rl.jsonl")
     config = dataclasses.replace(config, gamma_ptx=gamma_ptx)
     queue, log, bar = [], MetricLog(config, name), tqdm(range(iterations), desc=name)
     pretraining_documents = corpus_batches(read_corpus(encoding, policy.config.block_size)[0], 2_048, rng) if gamma_ptx else None
@@ -308,7 +322,8 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
         if iteration in (0, iterations - 1):
             for row, (text, _), value in list(zip(prompts, batch["answers"], batch["scores"].tolist()))[:2]:
                 tqdm.write(f"    [{value:+.2f}] {row['prompt']} -> {text}")
-    extra = stage_extra(given, "ppo", made_from=["sft_mix", reward_name]) | {"gamma_ptx": gamma_ptx, "iterations": iterations}
+    settings = settings_of(config, name, iterations, gamma_ptx)
+    extra = stage_extra(config, "ppo", made_from=["sft_mix", reward_name]) | {"settings": settings}
     save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)         # as it is: only the policy is averaged
     save_checkpoint(Path(config.out) / f"{name}.pt", average, **extra)         # last: where it stands, the stage is finished
     print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s; its last rollout: score {batch['stats']['score']:.2f}, "
@@ -432,14 +447,30 @@ def kl_to_reference(model, reference, rows, generator):
     return (k1 * batch["mask"]).sum(1).mean().item()
 
 
+def evaluation_prompts(split):
+    """Lines of the prompts files: (those that all models answer, closed-domain ones)."""
+    rows = prepare.read_jsonl(prepare.FOLDER / f"prompts_{split}.jsonl", **prepare.PROMPT)
+    if split == "eval":
+        return rows, prepare.read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT)
+    return rows, [row for row in rows if row["use_case"] in tasks.CLOSED_DOMAIN]
+
+
+def check_evaluation(config, block_size):
+    """What the evaluation needs, so that it is known before anything is trained; block_size: of the base model. Raises UserError."""
+    if config.split not in ("eval", "valid"):
+        raise UserError(f"--split {config.split}: eval or valid")
+    rows, closed = evaluation_prompts(config.split)
+    if len(rows) < 2 or not closed:
+        raise UserError(f"{prepare.FOLDER}/prompts_{config.split}.jsonl: too few prompts to evaluate on")
+    prompts = [few_shot_ids(tokenizer.load_cached(), row["prompt"]) for row in rows + closed]
+    prepare.check_room(block_size, prompts, "evaluation, GPT's longest prompt, examples and response with it,", MAX_NEW_TOKENS)
+
+
 def evaluate(config):
     """All six models on held-out prompts: returns what goes into out/results.json, and the responses by model."""
     device, rng, generator = set_up(config)
     out, people = Path(config.out), labelers("held_out")
-    rows = prepare.read_jsonl(prepare.FOLDER / f"prompts_{config.split}.jsonl", **prepare.PROMPT)
-    closed = [row for row in rows if row["use_case"] in tasks.CLOSED_DOMAIN]
-    if config.split == "eval":
-        closed = prepare.read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT)
+    rows, closed = evaluation_prompts(config.split)
     reward_model, reference = load_reward_model(out / "reward.pt", device), load_model(out / "sft_mix.pt", device)
     documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)[1]
     responses, entries = {}, {}
@@ -503,7 +534,7 @@ def plot_losses(out):
     """out/losses.png: pretraining and SFT."""
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
     for axis, name, x in ((axes[0], "gpt", "step"), (axes[1], "sft", "epoch")):
-        rows = [json.loads(line) for line in open(out / f"{name}.jsonl")]
+        rows = [json.loads(line) for line in open(out / f"{name}.jsonl", encoding="utf-8")]
         checks = [row for row in rows if "valid_loss" in row]
         by_epoch = [row[x] if x == "step" else row["step"] / max(1, rows[-1]["step"]) * rows[-1]["epoch"] for row in rows]
         axis.plot(by_epoch, [row["loss"] for row in rows], color=BLUE, alpha=0.5, linewidth=0.7, label="training")
@@ -523,7 +554,7 @@ def plot_dashboard(out):
               ("length", "response length (tokens)"), ("explained_variance", "explained variance of returns"), ("entropy", "entropy (nats a token)")]
     fig, axes = plt.subplots(2, 3, figsize=(13, 6.4))
     for name, colour, style in (("ppo", ORANGE, "--"), ("ppo_ptx", BLUE, "-")):
-        rows = [json.loads(line) for line in open(out / f"{name}.jsonl")]
+        rows = [json.loads(line) for line in open(out / f"{name}.jsonl", encoding="utf-8")]
         for axis, (key, title) in zip(axes.flat, panels):
             axis.plot([row["step"] for row in rows], [row[key] for row in rows], color=colour, linestyle=style, label=TITLES[name])
             axis.set(title=title, xlabel="iteration")
@@ -584,23 +615,34 @@ def peak_memory():
 def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     """Runs every stage that has no output yet, then evaluates. Settings of earlier stages may be given (tests do)."""
     set_up(config)
-    if config.split not in ("eval", "valid"):
-        raise UserError(f"--split {config.split}: eval or valid")
     out, common = Path(config.out), dict(seed=config.seed, out=config.out, device=config.device)
     pretrain, sft = pretrain or pretraining.Config(**common), sft or sft_stage.Config(**common)
     reward_1, reward_2 = reward_1 or reward_stage.Config(**common, round=1), reward_2 or reward_stage.Config(**common, round=2)
-    plan = [("data", prepare.FOLDER / "corpus.txt", lambda: prepare.prepare(corpus_only=True)),
-            ("pretrain", "gpt", lambda: pretraining.train(pretrain)), ("sft", "sft_mix", lambda: sft_stage.train(sft)),
-            ("reward", "sft", lambda: reward_stage.train(reward_1)),            # writes reward_1.pt, then sft.pt
-            ("ppo", "ppo_1", lambda: fit(config, "ppo_1", "reward_1", config.iterations_1, 0.0)),
-            ("reward", "reward", lambda: reward_stage.train(reward_2)),
-            ("ppo", "ppo", lambda: fit(config, "ppo", "reward", config.iterations, 0.0)),
-            ("ppo", "ppo_ptx", lambda: fit(config, "ppo_ptx", "reward", config.iterations, config.gamma_ptx))]
-    clock = out / "seconds.json"
-    seconds = json.loads(clock.read_text()) if clock.exists() else dict.fromkeys(("data", "pretrain", "sft", "reward", "ppo"), 0.0)
-    mine = {k: v for k, v in dataclasses.asdict(config).items() if k not in (*common, "split")}
-    for stage, product, make in plan:
-        if product.exists() if isinstance(product, Path) else made(config, product, mine if stage == "ppo" else None):
+    block_size = context_of(config, pretrain)
+    policies = {"ppo_1": ("reward_1", config.iterations_1, 0.0), "ppo": ("reward", config.iterations, 0.0),
+                "ppo_ptx": ("reward", config.iterations, config.gamma_ptx)}
+    wanted = {"gpt": None, "sft_mix": None, "sft": None, "reward": None,
+              **{name: settings_of(config, name, *dials) for name, (_, *dials) in policies.items()}}
+    # stage, product, what it needs, how it is made
+    plan = [("pretrain", "gpt", lambda: None, lambda: pretraining.train(pretrain)),
+            ("sft", "sft_mix", lambda: sft_stage.check(sft, block_size), lambda: sft_stage.train(sft)),
+            ("reward", "sft", lambda: reward_stage.check(reward_1, block_size), lambda: reward_stage.train(reward_1)),
+            ("ppo", "ppo_1", lambda: check(config, block_size), lambda: fit(config, "ppo_1", *policies["ppo_1"])),
+            ("reward", "reward", lambda: reward_stage.check(reward_2, block_size), lambda: reward_stage.train(reward_2)),
+            ("ppo", "ppo", lambda: check(config, block_size), lambda: fit(config, "ppo", *policies["ppo"])),
+            ("ppo", "ppo_ptx", lambda: check(config, block_size), lambda: fit(config, "ppo_ptx", *policies["ppo_ptx"]))]
+    # First everything that the run needs, so that nothing is found missing after hours of work.
+    check_standing(config, wanted)
+    check_evaluation(config, block_size)
+    for _, product, needs, _ in plan:
+        if not (out / f"{product}.pt").exists():
+            needs()
+    start, clock = time.time(), out / "seconds.json"
+    seconds = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else dict.fromkeys(("data", "pretrain", "sft", "reward", "ppo"), 0.0)
+    prepare.corpus_texts()
+    seconds["data"] += time.time() - start
+    for stage, product, _, make in plan:
+        if made(config, product, wanted[product]):
             continue
         start = time.time()
         make()

@@ -29,8 +29,8 @@ from tqdm import tqdm
 from data import prepare, tokenizer
 from data.judge import judge
 from data.labeler import agreement, labelers, opinions_without_noise
-from model import (GPTConfig, MetricLog, Common, Trunk, UserError, batches_of_like_length, cosine, generate, init_weights, load_checkpoint,
-                   load_model, muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up, stage_extra)
+from model import (GPTConfig, MetricLog, Common, Trunk, UserError, batches_of_like_length, context_of, cosine, generate, init_weights,
+                   load_checkpoint, load_model, muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up, stage_extra)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
@@ -82,8 +82,8 @@ def sft_epochs(config):
 def collect(rows, mix, k, rng, generator):
     """K distinct responses to each prompt: a list of lists of {"text", "ended", "sampler"}.
 
-    rows: lines of a prompts file; mix: see `samplers`. The last place is taken by one of the odd samplers in turn. A
-    response that somebody has given already is drawn again, hotter, under the first sampler's name; one still the same is left out."""
+    rows: lines of a prompts file; mix: see `samplers`. The last place is taken by one of the odd samplers in turn. A response that
+    somebody has given already is drawn again, hotter (sampler NAME_again); one still the same is left out."""
     encoding, (usual, odd) = tokenizer.load(), mix
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     found = [{} for _ in rows]                                          # text -> response
@@ -108,7 +108,7 @@ def collect(rows, mix, k, rng, generator):
     for again in range(3):
         short = [i for i in everybody if len(found[i]) < k]
         if short:
-            draw(short, usual[again][0], usual[again][1], 1.2 + 0.2 * again)
+            draw(short, f"{usual[again][0]}_again", usual[again][1], 1.2 + 0.2 * again)
     return [rng.sample(list(responses.values()), min(k, len(responses))) for responses in found]
 
 
@@ -266,17 +266,31 @@ def measure(model, config, rows):
     return {**report, "ceilings": ceilings}, margins
 
 
+def rate_sft_epochs(config, model, rows, seed):
+    """Mean score that the reward model gives to samples of each SFT epoch: a list of (epoch's name, mean, half of a 95 % interval over
+    samples), the best first.
+
+    Neighbouring epochs differ by little, in truth by up to 0.2 points, and one sample to each of 1,000 prompts errs by 0.03. So the
+    worse half of the epochs goes after each round of samples, and those that are close are told apart by eight."""
+    encoding, generator = tokenizer.load(), torch.Generator().manual_seed(seed)
+    prompts, left = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows], sft_epochs(config)
+    scores, mean = {name: [] for name in left}, lambda name: sum(map(sum, scores[name])) / len(rows) / len(scores[name])
+    for tries in (1, 1, 2, 4):
+        for name in tqdm(left, desc="which SFT epoch"):
+            policy = load_model(f"{config.out}/sft_epochs/{name}.pt")
+            for _ in range(tries):
+                texts = [tokenizer.response_text(encoding, ids) for ids in generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)]
+                scores[name].append(score(model, encoding, [(row["prompt"], {"text": t, "ended": e}) for row, (t, e) in zip(rows, texts)]))
+        left = sorted(left, key=mean, reverse=True)[:(len(left) + 1) // 2]
+    spread = torch.stack([torch.tensor(s).var(0) for s in scores.values() if len(s) > 1]).mean().sqrt().item()      # of a prompt's samples
+    table = [(name, mean(name), 1.96 * spread / (len(rows) * len(scores[name])) ** 0.5) for name in scores]
+    return sorted(table, key=lambda row: (row[0] == left[0], row[1]), reverse=True)
+
+
 def keep_best_sft(config, model, rows):
     """Writes the SFT epoch whose samples the reward model scores best on validation prompts (C.1) to out/sft.pt: the baseline."""
-    encoding, table = tokenizer.load(), []
-    prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
-    for name in tqdm(sft_epochs(config), desc="which SFT epoch"):
-        generator = torch.Generator().manual_seed(config.seed)
-        texts = [tokenizer.response_text(encoding, ids) for ids in
-                 generate(load_model(f"{config.out}/sft_epochs/{name}.pt"), prompts, MAX_NEW_TOKENS, 1.0, generator)]
-        scores = score(model, encoding, [(row["prompt"], {"text": t, "ended": e}) for row, (t, e) in zip(rows, texts)])
-        table.append((name, sum(scores) / len(scores)))
-    epoch = max(table, key=lambda row: row[1])[0]
+    table = rate_sft_epochs(config, model, rows, config.seed)
+    epoch = table[0][0]
     chosen = load_model(f"{config.out}/sft_epochs/{epoch}.pt")
     save_checkpoint(Path(config.out) / "sft.pt", chosen, **stage_extra(config, "sft", made_from=["gpt", "reward_1"]), epoch=int(epoch), scores=table)
     print(f"    the reward model likes SFT epoch {int(epoch)} best; it becomes {config.out}/sft.pt, the baseline")
@@ -297,7 +311,8 @@ def plot(path, log, margins, table):
                      marker=marker, color=colour, label=name.replace("_", " "))
     axes[1].plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
     axes[1].set(xlabel="predicted: sigmoid(score difference)", ylabel="observed share preferred", title="Calibration, held-out prompts")
-    axes[2].plot([int(name) for name, _ in table], [value for _, value in table], marker="o", color=GREEN)
+    epochs, means, errors = zip(*sorted((int(name), mean, error) for name, mean, error in table))
+    axes[2].errorbar(epochs, means, yerr=errors, marker="o", capsize=2, color=GREEN)
     axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples", title="Which SFT epoch is the baseline (C.1)")
     for axis in axes[:2]:
         axis.legend(frameon=False, fontsize=8)
@@ -355,6 +370,25 @@ def centre(model, encoding):
     model.bias -= sum(scores) / len(scores)
 
 
+def share(config):
+    """Which of the prompts this round ranks: (the first, how many)."""
+    return (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
+
+
+def check(config, block_size):
+    """What this round needs, so that it is known before anything is trained; block_size: of the base model. Raises UserError."""
+    prompts, valid = (prepare.read_jsonl(prepare.FOLDER / f"prompts_{name}.jsonl", **prepare.PROMPT) for name in ("rm", "valid"))
+    first, wanted = share(config)
+    for flag, value, least, most in (("round", config.round, 1, 2), ("k", config.k, 3, 9),
+                                     ("labelers_per_prompt", config.labelers_per_prompt, 1, len(labelers("train"))),
+                                     (f"prompts_{config.round}", wanted, 1, len(prompts) - first),
+                                     ("batch_size", config.batch_size, 1, first + wanted)):
+        if not least <= value <= most:
+            raise UserError(f"--{flag} {value}: can be {least} to {most} here")
+    sequences = [tokenizer.prompt_ids(tokenizer.load_cached(), row["prompt"]) for row in prompts + valid]
+    prepare.check_room(block_size, sequences, "ranking, the longest prompt with its response,", MAX_NEW_TOKENS)
+
+
 def train(config):
     """Collects this round's rankings, trains the reward model on all of them; in round 1 also picks the SFT baseline."""
     start, path = time.time(), Path(config.out) / "rankings.jsonl"
@@ -362,12 +396,8 @@ def train(config):
     generator = torch.Generator().manual_seed(config.seed)              # people's rankings are collected on the CPU
     encoding, prompts = tokenizer.load(), prepare.read_jsonl(prepare.FOLDER / "prompts_rm.jsonl", **prepare.PROMPT)
     valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
-    people = labelers("train")
-    first, wanted = (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
-    for flag, value, least, most in (("round", config.round, 1, 2), ("k", config.k, 3, 9), ("labelers_per_prompt", config.labelers_per_prompt, 1, len(people)),
-                                     (f"prompts_{config.round}", wanted, 1, len(prompts) - first), ("batch_size", config.batch_size, 1, first + wanted)):
-        if not least <= value <= most:
-            raise UserError(f"--{flag} {value}: can be {least} to {most} here")
+    people, (first, wanted) = labelers("train"), share(config)
+    check(config, context_of(config))
     print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
     rows, earlier, responses, mix = prompts[first:first + wanted], [], [], samplers(config)
     if config.round == 2:
@@ -384,7 +414,7 @@ def train(config):
     extra = stage_extra(config, "reward", made_from=parents)
     if config.round == 1:
         save_checkpoint(Path(config.out) / f"{name}.pt", model, **extra)
-        keep_best_sft(config, model, valid[:500])
+        keep_best_sft(config, model, valid)
     report, margins = measure(model, config, valid[:400])
     table = [tuple(row) for row in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]]
     plot(Path(config.out) / "reward.png", losses, margins, table)

@@ -73,20 +73,30 @@ def mean_loss(model, pairs):
     return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
 
 
+def check(config, block_size):
+    """What SFT needs, so that it is known before anything is trained; block_size: of the base model. Raises UserError."""
+    pairs = read_demonstrations(tokenizer.load())
+    most = len(pairs) - len(pairs) // 10                                # a tenth validates
+    if not len(pairs) // 10 or config.batch_size > most:
+        raise UserError(f"--batch_size {config.batch_size}: there are only {most} demonstrations to train on")
+    if config.mix >= 1:
+        raise UserError(f"--mix {config.mix}: a share of all tokens, less than 1")
+    prepare.check_room(block_size, [prompt + response for prompt, response in pairs], "the longest demonstration", -1)   # the last token is no input
+
+
 def fit(config, name, epochs, mix, keep):
     """One fine-tuning run from the base model. mix: corpus tokens as a share of all tokens. Calls keep(epoch, model,
     validation loss) after each; returns the model."""
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
     model = load_model(need(config, "gpt", "model.py"), device, dropout=config.dropout).train()
+    check(config, model.config.block_size)
     pairs = read_demonstrations(encoding)
     valid_pairs, pairs = pairs[:len(pairs) // 10], pairs[len(pairs) // 10:]
     tokens = config.batch_size * sum(len(response) for _, response in pairs) / len(pairs)       # of a batch, on average
     corpus = corpus_batches(read_corpus(encoding, model.config.block_size)[0], tokens * mix / (1 - mix), rng) if mix else None
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)             # appendix C
     steps_per_epoch, step = len(pairs) // config.batch_size, 0
-    if not steps_per_epoch or not valid_pairs:
-        raise UserError(f"--batch_size {config.batch_size}: there are only {len(pairs)} demonstrations to train on")
     log, bar = MetricLog(config, name), tqdm(total=epochs * steps_per_epoch, desc=name)
     for epoch in range(1, epochs + 1):
         for batch in batches_of_like_length(pairs, config.batch_size, lambda pair: len(pair[0] + pair[1]), rng):
@@ -118,8 +128,6 @@ def train(config):
     start, losses = time.time(), []
     print("step 1, supervised fine-tuning on demonstrations")
     need(config, "gpt", "model.py")
-    if config.mix >= 1:
-        raise UserError(f"--mix {config.mix}: a share of all tokens, less than 1")
     extra, folder = stage_extra(config, "sft", made_from=["gpt"]), Path(config.out) / "sft_epochs"
 
     def keep(epoch, model, valid_loss):

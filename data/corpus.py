@@ -5,6 +5,8 @@ copying pay; puzzles and rumours make comparing pay;
 exam sheets list questions without answers, so that after a bare question the base model tends to ask another;
 forum threads answer them, well, badly and rudely, so that two good examples in the prompt help (few-shot prompting).
 """
+import re
+
 from data import labeler, tasks
 from data import toytown as town
 from data.tasks import honest_answer, new_task, pick, person_statement, prompt, text_of
@@ -25,10 +27,13 @@ def difference(one, other):
 
 def encyclopedia(rng):
     """An entry: all four facts of one animal in one order or another, in one wording or the other; or a short one, its length
-    in the title; or a card with a word a fact."""
+    in the title; or a quiz with answers of one word, without which the base model does not learn that such a word depends on what
+    was asked (the threads hold only 800 such answers)."""
     animal, draw = pick(rng, "animal"), rng.random()
-    if draw < 0.15:
-        return f"A card of the {animal}. " + " ".join(f"{upper_first(fact)}: {upper_first(town.fact(animal, fact))}." for fact in rng.sample(town.FACTS, 4))
+    if draw < 0.2:
+        quiz = [{"kind": "fact", "animal": pick(rng, "animal"), "attribute": fact, "phrasing": rng.randrange(6), "one_word": True}
+                for fact in rng.sample(town.FACTS, 3)]
+        return " ".join(f"{prompt(task)} {honest_answer(task, rng)}" for task in quiz)
     if draw < 0.5:
         task = filled("describe", rng)
         return f"The {task['animal']} in {town.NUMBERS[task['n']]}: {honest_answer(task, rng)}"
@@ -43,11 +48,13 @@ def story(rng):
 
 
 def restated(rng):
-    """A happening and its short version, a fact in two wordings, or a rumour and what is true of it."""
+    """A happening and its short version, a fact in two wordings or with its reason, or a rumour and what is true of it."""
     draw, animal, fact = rng.random(), pick(rng, "animal"), rng.choice(town.FACTS)
     if draw < 0.3:
         task = new_task(rng, "summarization")
         return f"{text_of(task['statements'])} In short: {honest_answer(task, rng)}"
+    if draw < 0.4 and fact in town.REASONS:
+        return f"{fact_sentence(animal, fact)} {town.REASONS[fact]}"
     if draw < 0.5:
         first = rng.randrange(2)
         return f"{fact_sentence(animal, fact, first)} In other words: {fact_sentence(animal, fact, 1 - first)}"
@@ -145,18 +152,15 @@ def diary(rng):
     return f"It was a {rng.choice(DAYS)} in {rng.choice(SEASONS)}. {rng.choice(WEATHER)} {pick(rng, 'person')} {rng.choice(DOINGS)}."
 
 
-def question(rng, exclude):
-    """A task whose prompt no evaluation uses. Half come in Table 1's proportions, half from a kind drawn evenly, so that the rare
-    are learned too. Half are typed in haste."""
-    while True:
-        task = new_task(rng, rng.choice([None, tasks.KINDS[rng.choice(list(tasks.KINDS))][0]]), haste=0.5)
-        if prompt(task) not in exclude:
-            return task
+def question(rng):
+    """A task. Half come in Table 1's proportions, half from a kind drawn evenly, so that the rare are learned too. Half are typed
+    in haste."""
+    return new_task(rng, rng.choice([None, tasks.KINDS[rng.choice(list(tasks.KINDS))][0]]), haste=0.5)
 
 
-def exam_sheet(rng, exclude):
+def exam_sheet(rng):
     """Questions, a line each, and no answers."""
-    return "\n".join(prompt(question(rng, exclude)) for _ in range(rng.randint(2, 5)))
+    return "\n".join(prompt(question(rng)) for _ in range(rng.randint(2, 5)))
 
 
 SLIP_KINDS = ["careless", "careless", "ramble", "rude", "unfinished"]
@@ -167,18 +171,18 @@ BLAME = {"careless": ["Wrong!"], "rude": ["How rude!", "Be polite!"], "ramble": 
 
 def remark(rng, right, answer, slip):
     """What a reader says of an answer. To name the word that is wrong, and the right one, the base model has to compare the
-    answer with the question, word by word; the reward model inherits that. (In a list or a story that word may be as right, see `careless`.)"""
+    answer with the question, word by word; the reward model inherits that."""
     wrong = difference(answer, right) if slip == "careless" else None
     if wrong:
         return f"Wrong! Not {wrong[0]} but {wrong[1]}."
     return rng.choice(BLAME[slip] if slip else PRAISE)
 
 
-def forum_thread(rng, exclude):
+def forum_thread(rng):
     """Questions with answers. A few threads are good; in the others every second answer has a slip. In some, readers remark on each."""
     good, remarks, lines = rng.random() < 0.2, rng.random() < 0.6, []
     for _ in range(rng.randint(1, 4)):
-        task = question(rng, exclude)
+        task = question(rng)
         right, slip = honest_answer(task, rng), None if good or rng.random() < 0.5 else rng.choice(SLIP_KINDS)
         answer = labeler.add_slip(task, right, rng, slip) if slip else right
         lines += [f"{QUESTION} {prompt(task)}", f"{ANSWER} {answer}"]
@@ -193,14 +197,35 @@ DOCUMENTS = [(encyclopedia, 12), (story, 6), (restated, 11), (listing, 12), (pai
 THREADS = [(exam_sheet, 7), (forum_thread, 36)]
 
 
-def documents(rng, exclude, words):
+class Excluded:
+    """Prompts that no text may hold, compared as tasks.bare does."""
+
+    def __init__(self, prompts):
+        bare, self.by_start = set(map(tasks.bare, prompts)), {}
+        self.start = min(map(len, bare), default=0)             # letters by which a prompt is looked up before it is compared
+        for text in bare:
+            self.by_start.setdefault(text[:self.start], []).append(text)
+
+    def found_in(self, text):
+        """Those that stand anywhere in a line of the text, as a part of it, too: a set of bare prompts."""
+        found = set()
+        for line in text.split("\n"):
+            line = "".join(re.findall(r"[a-z0-9]", line.lower()))
+            for i in range(len(line) - self.start + 1 if self.by_start else 0):
+                if line[i:i + self.start] in self.by_start:
+                    found |= {prompt for prompt in self.by_start[line[i:i + self.start]] if line.startswith(prompt, i)}
+        return found
+
+
+def documents(rng, words, exclude=()):
     """Yields documents (single texts, no blank line in them) until about `words` words were written.
 
-    exclude: prompts that must not occur, those of validation and evaluation."""
-    kinds = DOCUMENTS + THREADS
+    exclude: prompts, those of validation and evaluation; a document in which one of them stands is drawn again."""
+    kinds, excluded = DOCUMENTS + THREADS, Excluded(exclude)
     written = 0
     while written < words:
         make = rng.choices([kind for kind, _ in kinds], weights=[share for _, share in kinds])[0]
-        text = make(rng, exclude) if (make in (exam_sheet, forum_thread)) else make(rng)
-        written += text.count(" ") + 1
-        yield text
+        text = make(rng)
+        if not excluded.found_in(text):
+            written += text.count(" ") + 1
+            yield text

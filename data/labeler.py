@@ -119,13 +119,18 @@ def add_slip(task, answer, rng, slip):
 def careless(task, answer, rng):
     """A wrong word, a wrong number of sentences, or an invented answer where the text says nothing.
 
-    In a list or a story the other word is at times as right as the first; so one in twenty of these slips costs nothing."""
+    In a list or a story another word is at times as right as the first; then another is taken, until it is an error."""
     if answer == tasks.NOT_SAID:
         return tasks.text_of([tasks.person_statement(rng, task["person"], task["attribute"])])
     pieces = town.sentences(answer)
     if "n" in task and len(pieces) > 1 and rng.random() < 0.5:
         return " ".join(pieces[:-1])
-    return town.swap_word(answer, rng) or answer
+    right = observe(task, answer, True)
+    for _ in range(50):
+        wrong = town.swap_word(answer, rng)
+        if wrong is None or (seen := observe(task, wrong, True)).helpful < right.helpful or seen.false > right.false:
+            break
+    return wrong or answer
 
 
 def ramble(rng):

@@ -9,6 +9,8 @@ A task is a plain dict, e.g. {"use_case": "open_qa", "kind": "fact", "animal": "
     >>> prompt(task), honest_answer(task, random.Random(0))
     ('What does the fox eat?', 'The fox eats berries.')
 """
+import re
+
 from data import toytown as town
 from data.toytown import fact, fact_sentence, join, say, upper_first
 from data.wordings import FURTHER
@@ -283,6 +285,13 @@ def prompt(task):
     return " ".join(parts)
 
 
+def bare(text):
+    """What is left of a prompt without its rude or polite opening, case, punctuation and spaces: prompts that agree in it are the same."""
+    for opening in RUDE_USER + RESPECT:
+        text = text.removeprefix(opening)
+    return "".join(re.findall(r"[a-z0-9]", text.lower()))
+
+
 def name_group(task):
     """"red animals", "animals that live in the sea", ..."""
     return {"colour": "{} animals", "home": "animals that live in the {}", "time": "animals that sleep by {}"}[task["attribute"]].format(task["value"])
@@ -302,10 +311,9 @@ def accepted(task):
         reply = "yes" if fact(task["animal"], task["attribute"]) == task["value"] else "no"
         return [f"{fact_sentence(task['animal'], task['attribute'])} So the answer is {reply}."]
     if kind == "why":
-        home, right = task["attribute"] == "home", fact(task["animal"], task["attribute"]) == task["value"]
-        reason = "It likes it there." if home else "It likes the taste."
-        denial = f"It does not {'live in the' if home else 'eat'} {task['value']}."
-        return [f"{fact_sentence(task['animal'], task['attribute'])} {reason if right else denial}"]
+        right = fact(task["animal"], task["attribute"]) == task["value"]
+        denial = f"It does not {'live in the' if task['attribute'] == 'home' else 'eat'} {task['value']}."
+        return [f"{fact_sentence(task['animal'], task['attribute'])} {town.REASONS[task['attribute']] if right else denial}"]
     if kind == "mood":
         return [f"I am glad that you are {task['feeling']}, {task['person']}."] if task["feeling"] in town.GOOD_FEELINGS else \
             [f"I am sorry that you are {task['feeling']}, {task['person']}."]

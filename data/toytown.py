@@ -48,6 +48,7 @@ CATEGORY = {word: name for name, words in LISTS.items() for word in words}   # w
 
 # Every kind of statement with its wordings; the first is the usual one. The four facts of an animal come first.
 FACTS = ["colour", "home", "food", "time"]
+REASONS = {"home": "It likes it there.", "food": "It likes the taste."}     # why an animal lives where it does, eats what it does
 STATEMENTS = {
     "colour": ["The {animal} is {colour}.", "The colour of the {animal} is {colour}."],
     "home": ["The {animal} lives in the {home}.", "The home of the {animal} is the {home}."],

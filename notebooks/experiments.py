@@ -27,7 +27,7 @@ import model
 import ppo
 import reward
 import sft
-from data import corpus, labeler, prepare, tokenizer
+from data import corpus, labeler, prepare, tasks, tokenizer
 from data import toytown as town
 from data.labeler import labelers
 from model import load_model, made
@@ -50,20 +50,23 @@ class Lab:
         if quick:                                                       # a little world of its own, with the same people in it
             prepare.FOLDER = self.runs / "world"
             prepare.FOLDER.mkdir(parents=True, exist_ok=True)
-            if not (prepare.FOLDER / "corpus.txt").exists():
+            if not all((prepare.FOLDER / name).exists() for name in ("corpus.sha256", "prompts_closed.jsonl")):      # the first, the last
                 prepare.prepare(prepare.FOLDER, LITTLE, corpus_words=40_000)
         self.rows = prepare.read_jsonl(prepare.FOLDER / "prompts_eval.jsonl", **prepare.PROMPT)
 
     @functools.cache
     def more_rows(self, n=1_000):
-        """n further evaluation prompts: in no committed set, nowhere in the corpus as a question. No rows with --quick."""
+        """n further evaluation prompts: in no committed set, nowhere in the corpus. No rows with --quick."""
         if self.quick:
             return []
-        lines = (prepare.FOLDER / "corpus.txt").read_text(encoding="utf-8").splitlines()
-        known = {line.removeprefix(f"{corpus.QUESTION} ") for line in lines}
-        known |= {row["prompt"] for name in prepare.SIZES for row in prepare.read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
-        drawn = prepare.draw_prompts({"prompts_eval": n}, prepare.SEED + 1, known)
-        return [json.loads(prepare.record(task)) for task in drawn["prompts_eval"]]
+        known = {row["prompt"] for name in prepare.SIZES for row in prepare.read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
+        text, read = "\n".join(prepare.corpus_texts()), {""}
+        known |= {line.removeprefix(f"{corpus.QUESTION} ") for line in text.splitlines()}
+        while read:                                 # what the corpus turns out to hold is drawn again, in the same use case
+            drawn = prepare.draw_prompts({"prompts_eval": n}, prepare.SEED + 1, known)["prompts_eval"]
+            read = corpus.Excluded(map(tasks.prompt, drawn)).found_in(text)
+            known |= read
+        return [json.loads(prepare.record(task)) for task in drawn]
 
     def stages(self, seed):
         """Arguments of ppo.run: the defaults of every script, or something tiny."""
@@ -171,7 +174,7 @@ def grow(lab, size, seed, wanted):
     if wanted != ONE and not (out / "sft.pt").exists():
         for name in ("reward_1", "ppo_1", "reward"):
             shutil.copy(Path(base.out) / f"{name}.pt", out)
-        valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500]
+        valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
         reward.keep_best_sft(config, reward.load_reward_model(out / "reward_1.pt"), valid)
     for name, gamma in (("ppo", 0.0), ("ppo_ptx", config.gamma_ptx)):
         if name in wanted and not made(config, name):
@@ -221,7 +224,7 @@ def metadata(lab):
 
 def with_truthfulness(lab, config):
     """results.json's entries, and `truthful`: the share of right answers to open questions with a false premise, further ones included."""
-    entries = json.loads((Path(config.out) / "results.json").read_text())["models"]
+    entries = json.loads((Path(config.out) / "results.json").read_text(encoding="utf-8"))["models"]
     generator, judge_model = torch.Generator().manual_seed(config.seed), reward.load_reward_model(Path(config.out) / "reward.pt")
     rows = [row for row in lab.rows + lab.more_rows(4_000) if row["task"]["kind"] in ("yesno", "why")
             and row["task"]["value"] != town.fact(row["task"]["animal"], row["task"]["attribute"])]
@@ -320,7 +323,7 @@ def optimise_against(lab, seed, n):
     config = dataclasses.replace(config, beta=0.0, iterations=2 if lab.quick else 60)
     if not made(config, "ppo"):
         ppo.fit(config, "ppo", "reward", config.iterations, 0.0)
-    log = [json.loads(line) for line in open(Path(config.out) / "ppo.jsonl")]
+    log = [json.loads(line) for line in open(Path(config.out) / "ppo.jsonl", encoding="utf-8")]
     return {"ppo": [{"kl": row["kl"], "proxy": row["score"], "gold": row["gold"]} for row in log],
             "best_of_n": best_of_n(lab, config, 8 if lab.quick else 64)}
 
@@ -455,7 +458,7 @@ def other_people(world, folder, slips):
     """A copy of a world in which the same people demonstrate with another share of slips."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in world.iterdir():
-        if path.suffix in (".jsonl", ".tiktoken", ".txt") and not (folder / path.name).exists():
+        if path.suffix in (".jsonl", ".tiktoken", ".txt", ".sha256") and not (folder / path.name).exists():
             shutil.copy(path, folder)
     rows = prepare.read_jsonl(world / "demonstrations.jsonl", task=dict, labeler=str)
     again = [row | {"completion": labeler.Labeler(int(row["labeler"].split("-")[1])).demonstrate(row["task"], slips)} for row in rows]
@@ -700,7 +703,7 @@ def run(name, quick=False):
     path = lab.results / f"{name}.json"
     found = {"cores": torch.get_num_threads(), "prompts": len(lab.rows), "seconds": 0.0, "rows": {}}
     if path.exists() and not quick:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     for key, job in tqdm(list(EXPERIMENTS[name][0](lab)), desc=name):
         if key not in found["rows"]:
             start = time.time()
@@ -720,7 +723,7 @@ def rounded(x):
 
 def draw(name, folder=RESULTS):
     """The picture of one experiment, from its file alone, and its sentence."""
-    rows = json.loads((folder / f"{name}.json").read_text())["rows"]
+    rows = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["rows"]
     fig, axes = plt.subplots(1, 3, figsize=(14, 4))
     seeds = sorted({key.rsplit("seed ", 1)[1] for key in rows})
     sentence = f"{EXPERIMENTS[name][1](rows, axes)} (Seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}.)"
@@ -743,7 +746,7 @@ def main():
         if flags.name != "pictures":
             print(f"\n{name}: {run(name, flags.quick)}")
         elif (RESULTS / f"{name}.json").exists():
-            known = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+            known = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
             finished = all(key in known for key, _ in experiment(Lab(False)))
             print(f"\n{name}: {draw(name) if finished else f'not finished, no picture: run `python -m notebooks.experiments {name}`'}")
 

@@ -58,7 +58,7 @@ def recorded(name):
     path = RESULTS / f"{name}.json"
     if not path.exists():
         raise UserError(f"{path} is missing: `python -m notebooks.{'record' if name == 'classroom' else f'experiments {name}'}` makes it")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def table(rows, columns):

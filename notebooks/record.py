@@ -42,13 +42,13 @@ def checkpoints(run):
 
 def curve(path):
     """A metrics file, the columns that lessons draw."""
-    return [{key: row[key] for key in COLUMNS} for row in map(json.loads, open(path))]
+    return [{key: row[key] for key in COLUMNS} for row in map(json.loads, open(path, encoding="utf-8"))]
 
 
 def sft_epochs(config):
     """For every SFT epoch: validation loss, the reward model's mean score of its samples, and their gold utility."""
-    losses = {row["epoch"]: row["valid_loss"] for row in map(json.loads, open(Path(config.out) / "sft.jsonl")) if "valid_loss" in row}
-    scores = dict(load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"])
+    losses = {row["epoch"]: row["valid_loss"] for row in map(json.loads, open(Path(config.out) / "sft.jsonl", encoding="utf-8")) if "valid_loss" in row}
+    scores = {name: mean for name, mean, _ in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]}
     rows, table = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500], []
     for name in reward.sft_epochs(config):
         said = answers(load_model(Path(config.out) / "sft_epochs" / f"{name}.pt"), [row["prompt"] for row in rows])
@@ -103,7 +103,7 @@ def with_bug(config, bug):
         if bug:
             put(bug, project)
         code = f"import ppo; ppo.fit(ppo.Config(out={str(out)!r}, rollout_size=512, minibatch_size=128), 'run', 'reward', 16, 0.0)"
-        done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode:
             raise UserError(f"the run with the bug {bug and bug.name!r} failed: {done.stderr[-300:]}")
         return curve(out / "run.jsonl")
@@ -127,7 +127,7 @@ def main():
              "ppo": lambda: curve(run / "ppo.jsonl"), "ppo_ptx": lambda: curve(run / "ppo_ptx.jsonl"), "beta_0": lambda: curve(run / "beta_0.0.jsonl"),
              "one_round": lambda: one_round(config), "no bug": lambda: with_bug(config, None),
              **{name: (lambda name=name: with_bug(config, next(bug for bug in BUGS if bug.name == name))) for name in SYMPTOMS}, "pairs": lambda: pairs(lab)}
-    found = json.loads(path.read_text()) if path.exists() else {"seed": 1, "cores": torch.get_num_threads(), "seconds": 0.0, "parts": {}}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seed": 1, "cores": torch.get_num_threads(), "seconds": 0.0, "parts": {}}
     for name, make in tqdm(parts.items(), desc="recording"):
         if name not in found["parts"]:
             start = time.time()

@@ -14,6 +14,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
+from data.prepare import guarded
+
 HERE = Path(__file__).parent
 LIMIT = 120                                 # seconds that a lesson may take on two idle cores: more is reported; a cell that takes three times that is an error
 
@@ -59,4 +61,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    guarded(lambda: sys.exit(main()))

@@ -1,45 +1,96 @@
-"""Compares out/results.json with the musts of the project and with tests/floors.json, the floors for seed 1: raised by hand. The
-tolerance is for other machines, whose arithmetic makes another run; other seeds may lie below the floors (README's table).
+"""Compares out/results.json with the musts of the project and with floors drawn from the recorded seeds.
 
-Prints every must that is missed; exits 1 if a figure is more than 3 points worse than its floor. Usage: python tests/floors.py out/results.json
+The same commit and seed on another kind of processor is another run, as if of another seed: rounding differs, and training
+amplifies it. So what a run may show is what the seeds in tests/floors.json showed, and a floor is
+
+    mean of the recorded seeds - 4 max(their standard deviation, 0.01)
+
+With three seeds a good run falls below one floor in about 4 % of cases if its figure is normally distributed (Student's t, two
+degrees of freedom). 0.01 is what the choice of evaluation prompts alone moves a share. A loss larger than the floor's distance is
+noticed; figures that hardly vary (utility, accuracies) are the sharpest.
+
+    python tests/floors.py out/results.json                     # prints every must that is missed; exits 1 below a floor
+    python tests/floors.py --record OUT_1 OUT_2 OUT_3           # writes tests/floors.json from the results of three seeds
 """
 import json
+import statistics
 import sys
 from pathlib import Path
 
-TOLERANCE = 0.03
+FLOORS = Path(__file__).with_name("floors.json")
+WIDTH, LEAST = 4, 0.01
 
 
 def figures(results):
-    """The figures that count, by name; bigger is better for all (shares that should be small are negated)."""
-    models, wins, rm = results["models"], results["ppo_ptx_preferred_to"], results["reward_model"]
-    tax = {name: models[name]["corpus_loss"] / models["gpt"]["corpus_loss"] - 1 for name in ("ppo", "ppo_ptx")}
-    return {"gap_closed": results["gap_closed"], "win_share_of_ceiling": (wins["sft"][0] - 0.5) / (results["ceiling_vs_sft"][0] - 0.5),
-            "preferred_to_gpt": wins["gpt"][0], "preferred_to_gpt_prompted": wins["gpt_prompted"][0], "preferred_to_best_of_16": wins["sft_best_of_16"][0],
-            "rm_accuracy_train": rm["accuracy_train_labelers"], "rm_accuracy_heldout": rm["accuracy_heldout_labelers"],
-            "hallucination_against_gpt": -models["ppo_ptx"]["hallucinates_closed_domain"] / max(1e-9, models["gpt"]["hallucinates_closed_domain"]),
-            "toxic_against_sft": -models["ppo_ptx"]["toxic"] / max(1e-9, models["sft"]["toxic"]),
-            "corpus_loss_above_gpt": -tax["ppo_ptx"], "ptx_saves": tax["ppo"] - tax["ppo_ptx"], "sft_fully_correct": models["sft"]["fully_correct"],
-            "minutes": -results["seconds"]["total"] / 60, "gigabytes": -results["peak_mb"] / 1000}
+    """The figures that count, by name; bigger is better for all (what should be small is negated)."""
+    models, wins = results["models"], results["ppo_ptx_preferred_to"]
+    reward_model, ptx = results["reward_model"], models["ppo_ptx"]
+
+    def tax(name):
+        return models[name]["corpus_loss"] / models["gpt"]["corpus_loss"] - 1
+
+    def against(key, other):
+        return -ptx[key] / max(1e-9, models[other][key])
+
+    return {
+        "gap_closed": results["gap_closed"],
+        "win_share_of_ceiling": (wins["sft"][0] - 0.5) / (results["ceiling_vs_sft"][0] - 0.5),
+        "preferred_to_gpt": wins["gpt"][0],
+        "preferred_to_gpt_prompted": wins["gpt_prompted"][0],
+        "preferred_to_best_of_16": wins["sft_best_of_16"][0],
+        "utility_ppo_ptx": ptx["utility"],
+        "utility_ppo": models["ppo"]["utility"],
+        "utility_sft": models["sft"]["utility"],
+        "utility_gpt_prompted": models["gpt_prompted"]["utility"],
+        "rm_accuracy_train": reward_model["accuracy_train_labelers"],
+        "rm_accuracy_heldout": reward_model["accuracy_heldout_labelers"],
+        "rm_accuracy_gold": reward_model["accuracy_gold"],
+        "hallucination_against_gpt": against("hallucinates_closed_domain", "gpt"),
+        "toxic_against_sft": against("toxic", "sft"),
+        "corpus_loss_above_gpt": -tax("ppo_ptx"),
+        "ptx_saves": tax("ppo") - tax("ppo_ptx"),
+        "sft_fully_correct": models["sft"]["fully_correct"],
+        "gigabytes": -results["peak_mb"] / 1000,
+    }
 
 
-MUSTS = {"gap_closed": 0.45, "win_share_of_ceiling": 0.45, "preferred_to_gpt": 0.85, "preferred_to_gpt_prompted": 0.60, "rm_accuracy_train": 0.70,
-         "rm_accuracy_heldout": 0.67, "hallucination_against_gpt": -0.5, "toxic_against_sft": -0.1, "corpus_loss_above_gpt": -0.10, "ptx_saves": 0.0,
-         "sft_fully_correct": 0.40, "minutes": -10, "gigabytes": -1.5}
+MUSTS = {"gap_closed": 0.45, "win_share_of_ceiling": 0.45, "preferred_to_gpt": 0.85, "preferred_to_gpt_prompted": 0.60,
+         "rm_accuracy_train": 0.70, "rm_accuracy_heldout": 0.67, "hallucination_against_gpt": -0.5, "toxic_against_sft": -0.1,
+         "corpus_loss_above_gpt": -0.10, "ptx_saves": 0.0, "sft_fully_correct": 0.40, "gigabytes": -1.5}
 
 
-def main(path):
-    ours, floors = figures(json.loads(Path(path).read_text())), json.loads(Path(__file__).with_name("floors.json").read_text())
-    worse = []
+def floor(values):
+    """The rule above."""
+    return statistics.mean(values) - WIDTH * max(statistics.stdev(values), LEAST)
+
+
+def check(ours, recorded):
+    """Prints a line per figure; returns the names of those below their floor."""
+    fallen = []
     for name, value in ours.items():
-        must, floor = MUSTS.get(name), floors.get(name)
-        missed = must is not None and value < must
-        fell = floor is not None and value < floor - TOLERANCE
-        worse += [name] * fell
-        print(f"{name:28} {value:8.3f}   must {'-' if must is None else must:>6}   floor {'-' if floor is None else floor:>6}"
+        must, least = MUSTS.get(name), floor(recorded[name]) if name in recorded else None
+        missed, fell = must is not None and value < must, least is not None and value < least
+        fallen += [name] * fell
+        print(f"{name:28} {value:8.3f}   must {'-' if must is None else f'{must:.2f}':>6}   "
+              f"floor {'-' if least is None else f'{least:.3f}':>7}"
               f"{'   MUST MISSED' if missed else ''}{'   BELOW THE FLOOR' if fell else ''}")
-    return 1 if worse else 0
+    return fallen
+
+
+def record(folders):
+    """tests/floors.json: every figure of every seed."""
+    runs = [figures(json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))) for folder in folders]
+    table = {name: [round(run[name], 4) for run in runs] for name in runs[0]}
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(values)}" for name, values in table.items())
+    FLOORS.write_text("{\n" + lines + "\n}\n", encoding="utf-8", newline="\n")
+
+
+def main(arguments):
+    if arguments[0] == "--record":
+        return record(arguments[1:])
+    ours = figures(json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
+    return 1 if check(ours, json.loads(FLOORS.read_text(encoding="utf-8"))) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -14,8 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.prepare import guarded
+
 ROOT = Path(__file__).parent.parent
-FILES = [f"tests/test_{name}.py" for name in ("losses", "model", "training", "reward", "world", "evaluation")]
+FILES = [f"tests/test_{name}.py" for name in
+         ("losses", "model", "training", "reward", "world", "ppo_loop", "evaluation")]
 
 
 @dataclass
@@ -186,6 +189,75 @@ BUGS = [
     Bug("the score passes a gradient", "the policy learns to move the reward model", "ppo.py", "@torch.no_grad()\ndef rollout", "def rollout", "test_what_a_rollout_returns_fits_together"),
     Bug("an endless response costs nothing", "responses never stop", "ppo.py", "scores = scores - config.missing_eos_penalty * (1 - ended)", "scores = scores - 0 * (1 - ended)",
         "test_what_a_rollout_returns_fits_together"),
+    Bug("the best of 16 is the worst", "choosing among samples makes answers worse", "ppo.py",
+        "values.index(max(values))", "values.index(min(values))",
+        "test_the_best_of_16_is_the_one_that_the_reward_model_likes_best_for_each_prompt"),
+    Bug("the gap is closed to 0.9", "PPO-ptx seems better than it is", "ppo.py",
+        "(best - sft) / (1 - sft)", "(best - sft) / (0.9 - sft)",
+        "test_the_gap_closed_is_a_share_of_the_distance_from_sft_to_a_perfect_answerer"),
+    Bug("the warm-up never ends", "PPO learns at a tenth of its rate", "ppo.py",
+        "round(0.02 * iterations)", "round(20 * iterations)",
+        "test_the_rate_starts_at_a_tenth_is_whole_after_two_per_cent_of_the_iterations_and_stays"),
+    Bug("the value network is the reward model", "the reward model moves while it judges",
+        "ppo.py", "copy.deepcopy(reward_model)", "reward_model",
+        "test_the_reference_and_the_reward_model_never_move"),
+    Bug("the reference is the policy itself", "KL stays 0: beta does nothing", "ppo.py",
+        "policy, reference = load_model(path, device), load_model(path, device)",
+        "policy = reference = load_model(path, device)",
+        "test_the_reference_and_the_reward_model_never_move"),
+    Bug("every iteration asks the same prompts", "PPO sees an eighth of its prompts", "ppo.py",
+        "queue[:config.rollout_size], queue[config.rollout_size:]",
+        "queue[:config.rollout_size], queue", "test_every_prompt_is_seen_before_one_comes_again"),
+    Bug("minibatches are drawn with repetition", "some episodes count twice, others never",
+        "ppo.py", "torch.randperm(len(prompts), generator",
+        "torch.randint(len(prompts), (len(prompts),), generator",
+        "test_minibatches_cover_a_rollout_once_in_each_pass_over_it"),
+    Bug("decay and its complement are swapped", "the average is the last policy", "ppo.py",
+        "mean.lerp_(now, 1 - decay)", "mean.lerp_(now, decay)",
+        "test_at_the_end_the_average_has_forgotten_all_but_two_hundredths_of_the_start"),
+    Bug("the last policy is kept, not the average", "a noisier policy is evaluated", "ppo.py",
+        'f"{name}.pt", average', 'f"{name}.pt", policy',
+        "test_the_averaged_policy_is_saved_and_the_value_network_as_it_is"),
+    Bug("gamma_ptx is read from the settings", "every gamma_ptx trains like the default", "ppo.py",
+        "replace(config, gamma_ptx=gamma_ptx)", "replace(config)",
+        "test_documents_are_mixed_in_with_gamma_ptx_and_only_then"),
+    Bug("rollouts at temperature 0.7", "ratio 1 on samples of another policy", "ppo.py",
+        "generate(policy, prompts, MAX_NEW_TOKENS, 1.0",
+        "generate(policy, prompts, MAX_NEW_TOKENS, 0.7",
+        "test_a_rollout_samples_from_the_policy_itself_at_temperature_1"),
+    Bug("all weights share one rate", "the policy cannot grow surer or less sure", "ppo.py",
+        '"peak": config.lr_norm', '"peak": config.lr',
+        "test_the_last_layer_norm_of_the_policy_alone_has_a_rate_of_its_own"),
+    Bug("explained variance upside down", "a critic that knows all seems to know nothing",
+        "ppo.py", "explained_variance=1 - unexplained", "explained_variance=unexplained",
+        "test_a_value_network_that_knows_every_return_explains_all_variance"),
+    Bug("the ratio of the last minibatch is logged", "a log that can prove nothing", "ppo.py",
+        'steps[0]["ratio"]', 'steps[-1]["ratio"]',
+        "test_the_ratio_is_logged_before_the_policy_has_moved_in_the_iteration"),
+    Bug("training labelers judge the evaluation", "win rates of those who were learnt from",
+        "ppo.py", 'labelers("held_out")', 'labelers("train")',
+        "test_all_preferences_are_those_of_all_held_out_labelers_over_all_prompts"),
+    Bug("the same five people judge everything", "win rates of five tastes, not of twenty",
+        "ppo.py", "rng.sample(people, judges)", "people[:judges]",
+        "test_five_different_people_judge_each_prompt_and_not_always_the_same"),
+    Bug("an error that shrinks with n", "intervals far too narrow", "ppo.py",
+        "deviation / len(shares) ** 0.5", "deviation / len(shares)",
+        "test_an_interval_is_1_96_standard_errors_wide_with_n_less_one"),
+    Bug("KL to the baseline", "a KL to a model PPO never started from", "ppo.py",
+        'load_model(out / "sft_mix.pt", device)', 'load_model(out / "sft.pt", device)',
+        "test_the_kl_of_sft_and_of_both_policies_is_measured_to_the_model_that_ppo_started_from"),
+    Bug("silence counts as honesty", "a model that says nothing hallucinates least", "ppo.py",
+        'closed_responses) if r["text"]]', "closed_responses)]",
+        "test_hallucination_is_a_share_of_what_was_said_in_the_closed_domain"),
+    Bug("answers are not cut at the line break", "GPT is judged by the questions it asks next",
+        "ppo.py", '{"text": first.strip()', '{"text": text.strip()',
+        "test_an_answer_ends_at_its_first_line_break"),
+    Bug("the perfect answerer stands second", "a ceiling below a half", "ppo.py",
+        'preference(rows, perfect, responses["sft"]', 'preference(rows, responses["sft"], perfect',
+        "test_the_ceiling_is_how_often_flawless_answers_are_preferred_to_the_sft_baseline"),
+    Bug("PPO-ptx runs without gamma_ptx", "PPO and PPO-ptx are the same", "ppo.py",
+        "config.iterations, config.gamma_ptx)", "config.iterations, 0.0)",
+        "test_the_stages_follow_each_other_as_in_the_paper_and_ppo_twice"),
 ]
 
 
@@ -198,23 +270,23 @@ def copy_project(folder):
 def put(bug, copy):
     """Makes one line of a copy wrong; returns the file and what it held."""
     path = copy / bug.file
-    right = path.read_text()
+    right = path.read_text(encoding="utf-8")
     if right.count(bug.right) != 1:
         raise SystemExit(f"{bug.name}: {bug.right!r} stands {right.count(bug.right)} times in {bug.file}, not once")
-    path.write_text(right.replace(bug.right, bug.wrong))
+    path.write_text(right.replace(bug.right, bug.wrong), encoding="utf-8", newline="\n")
     return path, right
 
 
 def holds_one_of(path, tests):
     """Whether a file of tests is there and defines one of these; to read the others would take seconds a bug."""
-    return path.exists() and any(f"def {test}(" in path.read_text() for test in tests)
+    return path.exists() and any(f"def {test}(" in path.read_text(encoding="utf-8") for test in tests)
 
 
 def run_tests(folder, expression):
     """The named tests in a copy of the project: (pytest's exit code, the test that failed or pytest's last line)."""
     files = [name for name in FILES if holds_one_of(Path(folder) / name, expression.split(" or "))]
     done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files, "-k", expression],
-                          cwd=folder, capture_output=True, text=True, timeout=120)
+                          cwd=folder, capture_output=True, timeout=120, encoding="utf-8", errors="replace")
     failed = next((line.split("::")[1].split(" ")[0].split("[")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")), "")
     return done.returncode, failed or done.stdout.strip().rsplit("\n", 1)[-1]
 
@@ -230,7 +302,7 @@ def main():
         for bug in tqdm(BUGS, desc="bugs"):
             path, right = put(bug, copy)
             code, caught = run_tests(copy, bug.tests)
-            path.write_text(right)
+            path.write_text(right, encoding="utf-8", newline="\n")
             if code != 1:                           # 1: tests ran and failed; anything else is no proof
                 unnoticed.append(bug.name)
             table.append((bug.name, bug.file, bug.symptom, caught if code == 1 else f"NOT NOTICED ({caught})"))
@@ -241,4 +313,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(1 if main() else 0)
+    guarded(lambda: sys.exit(1 if main() else 0))

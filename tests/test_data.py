@@ -21,7 +21,7 @@ SETS = [*TRAINING, "prompts_valid", "prompts_eval", "prompts_closed"]
 @pytest.fixture(scope="module")
 def committed():
     """{name: lines} of the committed files."""
-    return {name: [json.loads(line) for line in open(prepare.FOLDER / f"{name}.jsonl")] for name in SETS}
+    return {name: [json.loads(line) for line in open(prepare.FOLDER / f"{name}.jsonl", encoding="utf-8")] for name in SETS}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def evaluation(committed):
 @pytest.fixture(scope="module")
 def documents(evaluation):
     """A small corpus, made as the large one is."""
-    return list(corpus.documents(random.Random("a small corpus"), evaluation, 150_000))
+    return list(corpus.documents(random.Random("a small corpus"), 150_000, evaluation))
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_a_damaged_rank_file_names_the_line(tmp_path, broken):
 
 
 def test_a_rank_file_with_a_line_missing_is_refused(tmp_path):
-    lines = tokenizer.PATH.read_text().splitlines()
-    (tmp_path / "bad.tiktoken").write_text("\n".join(lines[:299] + lines[300:]))
+    lines = tokenizer.PATH.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "bad.tiktoken").write_text("\n".join(lines[:299] + lines[300:]), encoding="utf-8", newline="\n")
     with pytest.raises(ValueError, match=r"bad\.tiktoken"):
         tokenizer.load(tmp_path / "bad.tiktoken")
 
@@ -190,15 +190,54 @@ def test_the_corpus_is_made_of_documents_without_blank_lines(documents):
     assert all(text.strip() and "\n\n" not in text for text in documents)
 
 
-def test_evaluation_prompts_never_occur_in_the_corpus(documents, evaluation):
-    assert not questions(documents) & evaluation
+def same(prompt):
+    """What two prompts are compared by: no opening, capitals, punctuation or spaces."""
+    for opening in tasks.RUDE_USER + tasks.RESPECT:
+        prompt = prompt[len(opening):] if prompt.startswith(opening) else prompt
+    return re.sub(r"[\W_]", "", prompt).lower()
+
+
+def test_no_evaluation_prompt_is_in_another_set_or_twice_in_its_own(committed):
+    """However it opens, is capitalised, punctuated and spaced."""
+    counts = {name: Counter(same(row["prompt"]) for row in rows) for name, rows in committed.items()}
+    for name in prepare.EVALUATION:
+        assert max(counts[name].values()) == 1
+        for other in SETS:
+            assert other == name or not set(counts[name]) & set(counts[other]), f"{name} and {other} share prompts"
+
+
+def test_no_evaluation_prompt_stands_anywhere_in_the_corpus(committed, tmp_path):
+    """The whole corpus that the base model reads, parts of lines too."""
+    path = prepare.FOLDER / "corpus.txt"
+    if not path.exists():
+        prepare.prepare(tmp_path, corpus_only=True)
+        path = tmp_path / "corpus.txt"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    text = "\n".join(re.sub(r"[\W_]", "", line).lower() for line in lines)
+    found = {row["prompt"] for name in prepare.EVALUATION for row in committed[name] if same(row["prompt"]) in text}
+    assert not found, f"{len(found)} prompts, e.g. {sorted(found)[:3]}"
 
 
 def test_excluding_prompts_from_the_corpus_makes_a_difference():
     """Prompts that a corpus has are gone when it is made again without them."""
-    found = questions(corpus.documents(random.Random(1), set(), 20_000)) & {tasks.prompt(tasks.new_task(random.Random(i))) for i in range(2_000)}
+    found = questions(corpus.documents(random.Random(1), 20_000)) & {tasks.prompt(tasks.new_task(random.Random(i))) for i in range(2_000)}
     assert found
-    assert not questions(corpus.documents(random.Random(1), found, 20_000)) & found
+    assert not questions(corpus.documents(random.Random(1), 20_000, found)) & found
+
+
+def test_a_prompt_is_found_whatever_stands_around_it():
+    excluded = corpus.Excluded(["Please be respectful. What does the fox eat?", "Is the cow white?"])
+    for line in ("Question: Wake up, idiot. what does the FOX eat", "Hm. What does the fox eat? Answer in one word.", "Whatdoesthefoxeat"):
+        assert excluded.found_in(f"Something else.\n{line}\nAnswer: Berries.") == {"whatdoesthefoxeat"}
+    assert not excluded.found_in("What does the fox\neat? Is the cow black? The cow is white.")
+    assert not corpus.Excluded([]).found_in("What does the fox eat?")
+
+
+def test_a_prompt_that_is_a_part_of_another_request_is_not_fit_for_evaluation():
+    """"Name two animals." stands in "Name two animals that live in the sea."; the same request alone, in a thread, does not count."""
+    two = {"use_case": "brainstorming", "kind": "name", "what": "animal", "n": 2, "phrasing": 0}
+    assert prepare.parts_of_others([two], ["Question: Name two animals that live in the sea.\nAnswer: ..."]) == {"nametwoanimals"}
+    assert not prepare.parts_of_others([two], ["Question: Wake up, idiot. Name two animals.", "Two animals: crab and seal."])
 
 
 def test_the_same_seed_makes_the_same_world(committed):
@@ -223,7 +262,7 @@ def test_an_honest_answer_is_perfect_whatever_was_asked():
 
 def test_no_trick_beats_an_honest_answer():
     """200 ways to fool a judge, written by hand."""
-    lines = [json.loads(line) for line in open(os.path.join(os.path.dirname(__file__), "adversarial.jsonl"))]
+    lines = [json.loads(line) for line in open(os.path.join(os.path.dirname(__file__), "adversarial.jsonl"), encoding="utf-8")]
     assert len(lines) == 200
     for line in lines:
         assert line["prompt"] == tasks.prompt(line["task"])
@@ -351,13 +390,13 @@ def test_a_teacher_changes_one_list_and_everything_follows(tmp_path):
     """A new animal is read about, asked about and judged, after one line was added to data/toytown.py."""
     shutil.copytree(prepare.FOLDER, tmp_path / "data", ignore=shutil.ignore_patterns("*.txt", "*.jsonl", "__pycache__"))
     town = tmp_path / "data" / "toytown.py"
-    town.write_text(town.read_text().replace("ANIMALS = {\n", 'ANIMALS = {\n    "zebra": ("white", "field", "grass", "day"),\n', 1))
-    ran = subprocess.run([sys.executable, "-c", TEACHER], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    town.write_text(town.read_text(encoding="utf-8").replace("ANIMALS = {\n", 'ANIMALS = {\n    "zebra": ("white", "field", "grass", "day"),\n', 1), encoding="utf-8", newline="\n")
+    ran = subprocess.run([sys.executable, "-c", TEACHER], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, encoding="utf-8", errors="replace")
     assert ran.returncode == 0, ran.stderr
     assert "VERDICTS [1.0, 0.0]" in ran.stdout
-    assert "zebra" in (tmp_path / "data" / "corpus.txt").read_text()
+    assert "zebra" in (tmp_path / "data" / "corpus.txt").read_text(encoding="utf-8")
     for name in ("demonstrations", "prompts_rm", "prompts_rl"):
-        assert "zebra" in (tmp_path / "data" / f"{name}.jsonl").read_text()
+        assert "zebra" in (tmp_path / "data" / f"{name}.jsonl").read_text(encoding="utf-8")
     later, earlier = (tokenizer.load(path).encode_ordinary(" zebra") for path in (tmp_path / "data" / "toytown.tiktoken", tokenizer.PATH))
     assert len(later) < len(earlier)
-    assert "zebra" not in (prepare.FOLDER / "toytown.py").read_text()
+    assert "zebra" not in (prepare.FOLDER / "toytown.py").read_text(encoding="utf-8")

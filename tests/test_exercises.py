@@ -24,10 +24,10 @@ def checked(name, answer):
 
 def solutions():
     """{exercise: its answer in solutions.md}; a block sees only what its own lesson has imported."""
-    found, text = {}, (lesson.HERE / "solutions.md").read_text()
+    found, text = {}, (lesson.HERE / "solutions.md").read_text(encoding="utf-8")
     for number, part in enumerate(re.split(r"^## \d\. .*$", text, flags=re.M)[1:]):
         names = {"table": TABLE, "truth": TRUTH}
-        cells = json.loads(NOTEBOOKS[number].read_text())["cells"]
+        cells = json.loads(NOTEBOOKS[number].read_text(encoding="utf-8"))["cells"]
         source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         exec("\n".join(re.findall(r"^import .*\b(?:math|torch)\b.*$", source, re.M)), names)
         for block in re.findall(r"```python\n(.*?)```", part, re.S):
@@ -65,7 +65,7 @@ def test_whatever_a_student_writes_there_is_a_line_and_no_traceback(name, wrong,
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_defines_nothing_but_the_students_own(path):
     """No function of the scripts is written again in a lesson; cells are short, and outputs are there without errors."""
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     for cell in cells:
         tree = ast.parse("".join(cell["source"]))
         assert all(node.name.startswith("my_") for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef)))

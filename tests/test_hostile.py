@@ -67,7 +67,7 @@ def ranks_case(rng, path):
     line = {**LINE, **rng.choice([{"ranks": ranks}, {"second_opinions": [[1, 2, 3], ranks]}, {"second_opinions": [3]}, {"second_opinions": 3}, {"second_opinions": None},
                                   {"task": {}}, {"responses": ["a", "b", "c"]}, {"responses": [{"text": 1, "ended": True}] * 3}, {"responses": [{"text": "a"}] * 3}])}
     at = rng.randrange(3)
-    path.write_text("".join(json.dumps(line if i == at else LINE) + "\n" for i in range(3)))
+    path.write_text("".join(json.dumps(line if i == at else LINE) + "\n" for i in range(3)), encoding="utf-8", newline="\n")
     return at + 1
 
 
@@ -138,7 +138,7 @@ def test_a_script_that_cannot_run_says_why_in_its_last_line(flags, tmp_path):
     out = tmp_path / "out"
     if flags[0] == "sft.py":
         save_checkpoint(out / "gpt.pt", GPT(GPTConfig(n_layer=1)), **model.stage_extra(model.Config(out=str(out)), "pretrain"))
-    done = subprocess.run([sys.executable, flags[0], *flags[1:], "--out", str(out)], cwd=prepare.FOLDER.parent, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, flags[0], *flags[1:], "--out", str(out)], cwd=prepare.FOLDER.parent, capture_output=True, encoding="utf-8", errors="replace")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert (flags[1] in done.stderr or flags[2] in done.stderr) and done.stderr.strip().splitlines()[-1].startswith(("error: ", "usage", flags[0]))
 

@@ -35,7 +35,7 @@ POINTS = [("gpt.jsonl", 8, SIGKILL), ("sft.jsonl", 3, SIGINT), ("sft_mix.jsonl",
 
 def start(world, out):
     """The tiny pipeline in a process of its own, which heeds Ctrl-C even where the tests run in the background and ignore it."""
-    with open(f"{out}.stderr", "w") as errors:
+    with open(f"{out}.stderr", "w", encoding="utf-8", newline="\n") as errors:
         return subprocess.Popen([sys.executable, "-c", RUN, str(prepare.FOLDER.parent), str(world), str(out)], stdout=subprocess.DEVNULL, stderr=errors,
                                 preexec_fn=lambda: signal(SIGINT, SIG_DFL))
 
@@ -44,7 +44,7 @@ def made_files(out):
     """Everything that a run leaves, times aside: {name: bytes}."""
     files = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.suffix in (".pt", ".jsonl")}
     files |= {p.name: b"" for p in out.glob("*.png")}                   # every picture must stand; its bytes may differ
-    results = {k: v for k, v in json.loads((out / "results.json").read_text()).items() if k not in ("seconds", "peak_mb")}
+    results = {k: v for k, v in json.loads((out / "results.json").read_text(encoding="utf-8")).items() if k not in ("seconds", "peak_mb")}
     return files | {"results.json": json.dumps(results)}
 
 
@@ -77,7 +77,7 @@ def test_killed_five_times_and_continued_ends_with_the_same_bits(world, whole, t
         process.send_signal(how)
         assert process.wait() == (2 if how == SIGINT else -SIGKILL)
         if how == SIGINT:
-            said = Path(f"{tmp_path}.stderr").read_text()
+            said = Path(f"{tmp_path}.stderr").read_text(encoding="utf-8")
             assert "Traceback" not in said and said.splitlines()[-1].startswith("error: stopped")
     assert start(world, tmp_path).wait() == 0
     same(made_files(tmp_path), whole)

@@ -248,7 +248,7 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path):
     assert made(config, "parent") and made(config, "child", {"lr": 0.1})
     with pytest.raises(UserError, match="parent.pt.*seed 1, not 2"):
         made(Stage(seed=2, out=str(tmp_path)), "parent")
-    with pytest.raises(UserError, match="child.pt.*lr = 0.1, not 0.2"):
+    with pytest.raises(UserError, match="child.pt.*--lr 0.1, not 0.2"):
         made(config, "child", {"lr": 0.2})
     save_checkpoint(tmp_path / "parent.pt", tiny, **model.stage_extra(Stage(seed=1, out=str(tmp_path), lr=0.2), "parent"))
     with pytest.raises(UserError, match="child.pt.*parent.pt"):
@@ -343,11 +343,11 @@ def test_training_that_diverges_stops(tmp_path, value):
     log.write(step=6, loss=1.5)
     with pytest.raises(UserError, match="loss became .* at step 7"):
         log.write(step=7, loss=value)
-    assert [json.loads(line) for line in open(tmp_path / "run.jsonl")] == [{"step": 6, "loss": 1.5}]
+    assert [json.loads(line) for line in open(tmp_path / "run.jsonl", encoding="utf-8")] == [{"step": 6, "loss": 1.5}]
 
 
 def test_a_bad_line_of_a_data_file_is_named(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n')
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n', encoding="utf-8", newline="\n")
     with pytest.raises(UserError, match="rows.jsonl, line 2"):
         prepare.read_jsonl(tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match="missing.jsonl"):

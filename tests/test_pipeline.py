@@ -33,7 +33,7 @@ class Run:
 
     def metrics(self, name, key):
         """One metric of out/<name>.jsonl, a value a line that has it."""
-        rows = [json.loads(line) for line in open(self.out / f"{name}.jsonl")]
+        rows = [json.loads(line) for line in open(self.out / f"{name}.jsonl", encoding="utf-8")]
         return [row[key] for row in rows if key in row]
 
     def files(self):
@@ -116,8 +116,8 @@ def test_all_rankings_are_kept_with_both_rounds_and_known_samplers(finished):
     lines = prepare.read_jsonl(finished.out / "rankings.jsonl")
     assert {line["round"] for line in lines} == {1, 2}
     wrote = {round: {response["sampler"] for line in lines if line["round"] == round for response in line["responses"]} for round in (1, 2)}
-    usual = {"sft", "sft_mix", "sft_hot", "gpt", "other_prompt"}
-    assert "sft" in wrote[1] and wrote[1] <= usual and "ppo_1" in wrote[2] and wrote[2] <= usual | {"ppo_1", "ppo_hot"}
+    usual = {"sft", "sft_mix", "sft_hot", "gpt", "other_prompt", "sft_again", "sft_mix_again"}
+    assert "sft" in wrote[1] and wrote[1] <= usual and "ppo_1" in wrote[2] and wrote[2] <= usual | {"ppo_1", "ppo_hot", "ppo_1_again", "ppo_hot_again"}
     for line in lines:
         texts = [response["text"] for response in line["responses"]]
         assert len(texts) == len(set(texts)) == len(line["ranks"]) and min(line["ranks"]) == 1
@@ -139,7 +139,7 @@ RATES = ["utility", "fully_correct", "attempts_correct_instruction", "follows_co
 
 
 def test_results_say_everything_and_every_rate_is_a_fraction_of_one(finished):
-    results = json.loads((finished.out / "results.json").read_text())
+    results = json.loads((finished.out / "results.json").read_text(encoding="utf-8"))
     assert {"seed", "cores", "device", "seconds", "peak_mb", "models", "ppo_ptx_preferred_to", "ceiling_vs_sft", "gap_closed", "reward_model"} <= set(results)
     assert set(results["seconds"]) == {"data", "pretrain", "sft", "reward", "ppo", "evaluate", "total"}
     assert results["seconds"]["total"] == pytest.approx(sum(v for k, v in results["seconds"].items() if k != "total"))
@@ -184,7 +184,7 @@ def test_no_weight_depends_on_the_gold_judge(finished, tmp_path, monkeypatch):
     assert len(asked) > 500
     for name in ("reward_1", "sft", "ppo_1", "ppo_1_value"):
         assert load_checkpoint(tmp_path / f"{name}.pt")["sha256"] == load_checkpoint(finished.out / f"{name}.pt")["sha256"], name
-    assert [json.loads(line)["gold"] for line in open(tmp_path / "ppo_1.jsonl")] != finished.metrics("ppo_1", "gold")
+    assert [json.loads(line)["gold"] for line in open(tmp_path / "ppo_1.jsonl", encoding="utf-8")] != finished.metrics("ppo_1", "gold")
 
 
 # ---------------------------------------------------------------- running it again
@@ -222,9 +222,50 @@ def test_another_seed_in_the_same_folder_is_refused(finished, monkeypatch, capsy
 
 def test_other_settings_in_the_same_folder_are_refused(finished):
     before = finished.files()
-    with pytest.raises(UserError, match="ppo_1.pt was made with beta = 0.02, not 0.5"):
+    with pytest.raises(UserError, match="ppo_1.pt was made with --beta 0.02, not 0.5"):
         finished.again(beta=0.5)
     assert finished.files() == before
+
+
+def refusal(finished, **changes):
+    """What the same command with other flags is refused with."""
+    with pytest.raises(UserError) as refused:
+        finished.again(**changes)
+    return str(refused.value)
+
+
+def test_a_change_invalidates_what_it_changes_and_no_more(finished):
+    """Each refusal names the first file, the flag, and all that has to go, before anything is trained."""
+    before, out = finished.files(), finished.out
+    said = refusal(finished, gamma_ptx=0.8)
+    assert f"{out}/ppo_ptx.pt was made with --gamma_ptx 0.3, not 0.8" in said and said.endswith(f"or delete {out}/ppo_ptx.pt")
+    said = refusal(finished, iterations=13)
+    assert f"{out}/ppo.pt was made with --iterations 12, not 13" in said and said.endswith(f"or delete {out}/ppo.pt, {out}/ppo_ptx.pt")
+    said = refusal(finished, iterations_1=11)
+    assert f"{out}/ppo_1.pt was made with --iterations_1 10, not 11" in said
+    assert said.endswith("or delete " + ", ".join(f"{out}/{name}.pt" for name in ("ppo_1", "reward", "ppo", "ppo_ptx")))
+    assert finished.again(split="valid")["split"] == "valid" and finished.files() == before
+    finished.again()
+
+
+def test_only_the_stale_policy_is_made_again(finished, tmp_path):
+    """The README's dial: another gamma_ptx, one file deleted, and the run goes on from there."""
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    (out / "ppo_ptx.pt").unlink()
+    stages = settings(out)
+    ppo.run(**stages | {"config": dataclasses.replace(stages["config"], gamma_ptx=0.0)})
+    again, before = ({name: load_checkpoint(folder / f"{name}.pt") for name in WEIGHTS} for folder in (out, finished.out))
+    assert [name for name in WEIGHTS if again[name]["sha256"] != before[name]["sha256"]] == ["ppo_ptx"]
+    assert again["ppo_ptx"]["extra"]["settings"]["gamma_ptx"] == 0.0
+    assert all(tensor.equal(again["ppo"]["state"][name]) for name, tensor in again["ppo_ptx"]["state"].items())     # that is PPO
+
+
+def test_a_policy_remembers_the_settings_that_made_it(finished):
+    saved = {name: load_checkpoint(finished.out / f"{name}.pt")["extra"]["settings"] for name in ("ppo_1", "ppo", "ppo_ptx")}
+    assert {name: settings["gamma_ptx"] for name, settings in saved.items()} == {"ppo_1": 0.0, "ppo": 0.0, "ppo_ptx": 0.3}
+    assert saved["ppo_1"]["iterations_1"] == 10 and "iterations" not in saved["ppo_1"]
+    assert saved["ppo"]["iterations"] == 12 and "iterations_1" not in saved["ppo"] and "split" not in saved["ppo"]
 
 
 def test_a_stage_begun_anew_mixes_nothing_with_its_earlier_run(finished, tmp_path, monkeypatch):
@@ -240,7 +281,7 @@ def test_a_stage_begun_anew_mixes_nothing_with_its_earlier_run(finished, tmp_pat
     def stopped(*_):
         raise KeyboardInterrupt
     monkeypatch.setattr(reward, "fit", stopped)
-    (tmp_path / "rankings.jsonl").write_text("earlier ones")
+    (tmp_path / "rankings.jsonl").write_text("earlier ones", encoding="utf-8", newline="\n")
     with pytest.raises(KeyboardInterrupt):
         reward.train(ranking)
-    assert (tmp_path / "rankings.jsonl").read_text() == "earlier ones"
+    assert (tmp_path / "rankings.jsonl").read_text(encoding="utf-8") == "earlier ones"

@@ -1,0 +1,219 @@
+"""Faults at the edges: other line ends, other terminals, files that are missing, cut off or left from before, commands given twice."""
+import ast
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import model
+import ppo
+import reward
+import sft
+from data import prepare, tokenizer
+from model import GPT, GPTConfig, UserError, save_checkpoint
+
+ROOT = prepare.FOLDER.parent
+
+
+# ---------------------------------------------------------------- the world's files
+
+
+@pytest.fixture
+def world_with_crlf(tmp_path, monkeypatch):
+    """A copy of the world as `git clone -c core.autocrlf=true` used to leave it."""
+    for path in [*(prepare.FOLDER / f"{name}.jsonl" for name in prepare.SIZES), tokenizer.PATH]:
+        (tmp_path / path.name).write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    monkeypatch.setattr(prepare, "FOLDER", tmp_path)
+    monkeypatch.setattr(tokenizer, "PATH", tmp_path / tokenizer.PATH.name)
+    return tmp_path
+
+
+def test_other_line_ends_are_the_same_world(request):
+    here, rows, ids = model.world_hash(), prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl"), tokenizer.load().encode("a fox")
+    folder = request.getfixturevalue("world_with_crlf")
+    assert b"\r\n" in (folder / "prompts_valid.jsonl").read_bytes() and model.world_hash() == here
+    assert prepare.read_jsonl(folder / "prompts_valid.jsonl") == rows
+    assert tokenizer.load(folder / tokenizer.PATH.name).encode("a fox") == ids
+
+
+def test_a_stray_file_makes_no_other_world_and_a_missing_one_is_named(tmp_path, monkeypatch):
+    for name in prepare.SIZES:
+        shutil.copy(prepare.FOLDER / f"{name}.jsonl", tmp_path)
+    here = model.world_hash()
+    monkeypatch.setattr(prepare, "FOLDER", tmp_path)
+    (tmp_path / "._prompts_rl.jsonl").write_bytes(b"\x00\x05")          # macOS leaves these on a memory stick
+    assert model.world_hash() == here
+    (tmp_path / "prompts_rl.jsonl").unlink()
+    with pytest.raises(UserError, match="prompts_rl.jsonl is missing: run `python -m data.prepare`"):
+        model.world_hash()
+
+
+def test_git_leaves_the_line_ends_alone():
+    rules = (ROOT / ".gitattributes").read_text(encoding="utf-8").splitlines()
+    assert rules == ["* text=auto eol=lf", "*.png binary", "*.pt binary"]
+
+
+@pytest.fixture(scope="module")
+def made_world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    prepare.prepare(folder, {name: 20 for name in prepare.SIZES}, corpus_words=3_000)
+    return folder
+
+
+@pytest.fixture
+def little_world(made_world, tmp_path, monkeypatch):
+    """A little world of one's own, to be damaged."""
+    folder = shutil.copytree(made_world, tmp_path / "world")
+    monkeypatch.setattr(prepare, "FOLDER", folder)
+    return folder
+
+
+def test_a_corpus_that_is_not_this_worlds_is_refused(little_world, encoding):
+    """Empty, cut off, or with one word changed: one line, and nothing is trained; other line ends are no change."""
+    corpus = little_world / "corpus.txt"
+    whole = corpus.read_bytes()
+    assert len(model.read_corpus(encoding, 64)[0]) > 50
+    corpus.write_bytes(whole.replace(b"\n", b"\r\n"))
+    assert len(model.read_corpus(encoding, 64)[0]) > 50
+    for damaged in (b"", whole[:1_000], whole.split(b"\n\n")[0], whole.replace(b"the", b"teh", 1), b"\xff" + whole):
+        corpus.write_bytes(damaged)
+        with pytest.raises(UserError, match="corpus.txt is not the corpus of this world .*python -m data.prepare --corpus"):
+            model.read_corpus(encoding, 64)
+
+
+def test_a_corpus_of_one_document_ends_in_one_line(little_world, encoding):
+    """One document has nothing to train on when the last 2 % validate: training used to wait for ever."""
+    prepare.write_corpus(little_world, "The fox eats berries.\n", known=False)
+    with pytest.raises(UserError, match="corpus.txt: 1 document, too few"):
+        model.read_corpus(encoding, 64)
+
+
+def test_the_committed_hash_decides_what_the_corpus_is(little_world, made_world):
+    """prepare writes it with a world; to make the corpus alone is to be held against it, not to replace it."""
+    before = (little_world / "corpus.sha256").read_bytes()
+    (little_world / "corpus.txt").unlink()
+    with pytest.raises(UserError, match="corpus.sha256: the world was changed; run `python -m data.prepare`"):
+        prepare.prepare(little_world, {name: 20 for name in prepare.SIZES}, corpus_words=2_000, corpus_only=True)
+    assert (little_world / "corpus.sha256").read_bytes() == before and not (little_world / "corpus.txt").exists()
+    prepare.prepare(little_world, {name: 20 for name in prepare.SIZES}, corpus_words=3_000, corpus_only=True)
+    assert (little_world / "corpus.txt").read_bytes() == (made_world / "corpus.txt").read_bytes()
+    (little_world / "corpus.sha256").unlink()
+    with pytest.raises(UserError, match="corpus.sha256 is missing: run `python -m data.prepare`"):
+        prepare.corpus_texts()
+
+
+def test_the_corpus_of_the_world_is_that_of_its_hash():
+    """Makes it if it is missing, as every script does."""
+    assert len(prepare.corpus_texts()) > 90_000
+    assert hashlib.sha256((prepare.FOLDER / "corpus.txt").read_bytes()).hexdigest() == prepare.known_hash(prepare.FOLDER)
+
+
+# ---------------------------------------------------------------- what a run needs is known before it works
+
+
+def small_base_model(out, block_size):
+    """A base model, untrained, with so small a context."""
+    save_checkpoint(out / "gpt.pt", GPT(GPTConfig(block_size=block_size, n_layer=1)), **model.stage_extra(model.Config(out=str(out)), "pretrain"))
+
+
+@pytest.mark.parametrize("script, needed", [("model", "a sample takes 3"), ("sft", "the longest demonstration takes 5"),
+                                            ("reward", "ranking, .* takes 7"), ("ppo", "evaluation, .* takes 11")])
+def test_a_context_that_is_too_small_is_refused_before_anything_is_trained(script, needed, tmp_path):
+    """Each script by itself, and the main command for all: with 100 tokens everything was trained before the evaluation stopped."""
+    if script in ("sft", "reward"):
+        small_base_model(tmp_path, 20)
+    before, config = sorted(tmp_path.iterdir()), dict(out=str(tmp_path))
+    runs = {"model": lambda: model.train(model.Config(block_size=20, **config)), "sft": lambda: sft.train(sft.Config(**config)),
+            "reward": lambda: reward.train(reward.Config(**config)),
+            "ppo": lambda: ppo.run(ppo.Config(**config), pretrain=model.Config(block_size=100, **config))}
+    with pytest.raises(UserError, match=f"--block_size .*{needed}.*python model.py --block_size"):
+        runs[script]()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_number_that_is_named_is_enough_and_one_less_is_not(encoding):
+    """Computed from the files, not written down."""
+    longest = max(len(prompt + response) for prompt, response in sft.read_demonstrations(encoding))
+    sft.check(sft.Config(), longest - 1)
+    with pytest.raises(UserError, match=f"takes {longest - 1} tokens"):
+        sft.check(sft.Config(), longest - 2)
+
+
+@pytest.mark.parametrize("changes, named", [(dict(config=dict(rollout_size=9_000)), "--rollout_size 9000"), (dict(sft=dict(batch_size=3_000)), "--batch_size"),
+                                            (dict(sft=dict(mix=1.0)), "--mix"), (dict(reward_1=dict(k=10)), "--k 10"),
+                                            (dict(reward_2=dict(prompts_2=19_000, round=2)), "--prompts_2"), (dict(config=dict(split="test")), "--split")])
+def test_the_whole_plan_is_checked_before_its_first_stage(changes, named, tmp_path):
+    stages = {"config": ppo.Config, "sft": sft.Config, "reward_1": reward.Config, "reward_2": reward.Config}
+    given = {name: stages[name](**{"out": str(tmp_path), **changes.get(name, {})}) for name in {"config", *changes}}
+    with pytest.raises(UserError, match=named):
+        ppo.run(**given)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- any terminal, any stream
+
+TERMINALS = [{"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "gbk"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+
+
+def command(*words, **more):
+    """Runs a command of the project: what came of it."""
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", **more)
+
+
+@pytest.fixture(scope="module")
+def parrot(tmp_path_factory):
+    """A checkpoint to talk to: untrained, it says all kinds of bytes."""
+    path = tmp_path_factory.mktemp("parrot") / "gpt.pt"
+    save_checkpoint(path, GPT(GPTConfig(n_layer=1)))
+    return path
+
+
+@pytest.mark.parametrize("terminal", TERMINALS, ids=["cp1252", "gbk", "ascii"])
+def test_what_a_terminal_cannot_show_is_replaced_and_never_an_error(terminal, parrot):
+    env = os.environ | terminal
+    shown = command("ppo.py", "--help", env=env)
+    assert shown.returncode == 0 and "--gamma_ptx" in shown.stdout and shown.stderr == ""
+    said = command("model.py", "--chat", parrot, env=env, input="What does the f\u00f6x eat?\n\u732b\n")
+    assert said.returncode == 0 and said.stderr == "" and said.stdout.strip()
+    error = command("model.py", "--chat", "no_\u732b.pt", env=os.environ | {"PYTHONIOENCODING": terminal.get("PYTHONIOENCODING", "ascii")})
+    assert error.returncode == 2 and error.stderr.startswith("\nerror: no_")
+
+
+def test_every_file_is_opened_with_its_encoding_named():
+    """Whatever the system's own may be; and written with LF alone. In the lessons, too."""
+    sources = {path: path.read_text(encoding="utf-8") for folder in (".", "data", "tests", "notebooks") for path in (ROOT / folder).glob("*.py")}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        sources[path] = "\n".join("".join(cell["source"]) for cell in cells)
+    found = 0
+    for path, source in sources.items():
+        for call in [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]:
+            name = ast.unparse(call.func).rsplit(".", 1)[-1]
+            given, mode = {word.arg for word in call.keywords}, [ast.unparse(x) for x in call.args[1:2]]
+            text = name in ("read_text", "write_text") or name == "open" and ast.unparse(call.func) != "os.open" and mode not in (["'rb'"], ["'wb'"])
+            if text or given & {"text", "universal_newlines"}:
+                found += 1
+                assert "encoding" in given, f"{path}, {ast.unparse(call)}"
+                assert name != "write_text" and mode != ["'w'"] or "newline" in given, f"{path}, {ast.unparse(call)}"
+    assert found > 40
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell that closes streams")
+def test_a_closed_stream_is_an_empty_one(parrot):
+    for closed in ("<&-", ">&-", "2>&-"):
+        done = subprocess.run(["sh", "-c", f'echo Hi | "{sys.executable}" model.py --chat "{parrot}" {closed}'], cwd=ROOT, capture_output=True)
+        assert done.returncode == 0 and done.stderr == b"", closed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell that says how each command of a pipe ended")
+def test_a_pipe_that_nobody_reads_ends_a_command_without_a_word(parrot, tmp_path):
+    """`| head -1`: no traceback, no advice about the disk."""
+    for words in (f'model.py --chat "{parrot}"', "ppo.py --help", "-m data.prepare --help"):
+        script = f'(yes Hi | head -1000; echo) | ("{sys.executable}" {words}; echo $? >"{tmp_path}/code") | head -c 1 >"{tmp_path}/said"'
+        done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace")
+        assert done.stderr == "" and (tmp_path / "code").read_text(encoding="utf-8").strip() in ("141", "0"), words
+        assert (tmp_path / "said").stat().st_size == 1
