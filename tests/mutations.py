@@ -307,7 +307,7 @@ def main():
                 unnoticed.append(bug.name)
             table.append((bug.name, bug.file, bug.symptom, caught if code == 1 else f"NOT NOTICED ({caught})"))
     for name, file, symptom, caught in [("bug", "file", "what you would see", "caught by"), *table]:
-        print(f"{name:48}{file:11}{symptom:52}{caught}")
+        print(f"{name:48}{file:17}{symptom:52}{caught}")
     print(f"\n{len(BUGS) - len(unnoticed)} of {len(BUGS)} bugs noticed")
     return unnoticed
 

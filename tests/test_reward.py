@@ -37,7 +37,7 @@ def said(*texts):
 
 def marked(mark, dropout=0.0):
     """A small GPT that can be told from others."""
-    made = GPT(GPTConfig(64, 16, 1, 1, 2, dropout))
+    made = GPT(GPTConfig(64, 128, 1, 1, 2, dropout))
     with torch.no_grad():
         made.transformer.ln_f.bias.fill_(mark)
     return made
@@ -60,7 +60,7 @@ def out(tmp_path):
     ]:
         save_checkpoint(tmp_path / f"{name}.pt", marked(mark, dropout=0.2), **extra)
     for name in ("reward_1", "reward"):
-        save_checkpoint(tmp_path / f"{name}.pt", RewardModel(GPTConfig(64, 16, 1, 1, 2)), **extra)
+        save_checkpoint(tmp_path / f"{name}.pt", RewardModel(GPTConfig(64, 128, 1, 1, 2)), **extra)
     return tmp_path
 
 
@@ -513,17 +513,54 @@ def test_the_epoch_whose_samples_score_best_on_average_becomes_the_baseline(
         and saved["extra"]["epoch"] == 2
         and saved["extra"]["stage"] == "sft"
     )
-    assert [(row[0], row[1]) for row in saved["extra"]["scores"]] == [
-        ("01", 2.5),
-        ("02", 3.0),
-        ("10", 1.0),
-    ]
+    table = {row[0]: row[1] for row in saved["extra"]["scores"]}
+    assert table == {"01": 2.5, "02": 3.0, "10": 1.0} and saved["extra"]["scores"][0][0] == "02"
     assert saved["extra"]["parents"] == {
         name: load_checkpoint(out / f"{name}.pt")["sha256"] for name in ("gpt", "reward_1")
     }
     for mark in (11, 12, 20):
         assert {prompt for m, prompt, _ in asked if m == mark} == {row["prompt"] for row in rows}
     assert {temperature for *_, temperature in asked} == {1.0}
+
+
+def rated(monkeypatch, encoding, out, rows, scores):
+    """reward.rate_sft_epochs where the n-th sample of an epoch scores scores[epoch][n]: the table,
+    and how many samples of each epoch there were to a prompt."""
+    made = Counter()
+
+    def generate(gpt, prompts, *settings):
+        epoch = mark_of(gpt) - 10
+        made[epoch] += 1
+        value = scores[epoch][min(made[epoch], len(scores[epoch])) - 1]
+        return [tokenizer.response_ids(encoding, str(value)) for _ in prompts]
+
+    def score(made, encoding, pairs):
+        return [float(r["text"]) for _, r in pairs]
+
+    monkeypatch.setattr(reward, "generate", generate)
+    monkeypatch.setattr(reward, "score", score)
+    return reward.rate_sft_epochs(reward.Config(out=str(out)), None, rows, seed=1), dict(made)
+
+
+def test_the_baseline_is_not_the_epoch_that_was_lucky_once(out, monkeypatch, encoding):
+    """Epoch 1 scores 5 once and then 0; epoch 2 scores 4 and then 2, eight samples in all: it stays
+    first, although epoch 10, which went after one sample, had scored 3."""
+    save_checkpoint(out / "sft_epochs" / "03.pt", marked(13))
+    known = {1: [5, 0], 2: [4, 2], 10: [3], 3: [1]}
+    table, samples = rated(monkeypatch, encoding, out, rows_of(4), known)
+    assert samples == {1: 2, 2: 8, 10: 1, 3: 1}
+    means = [(name, mean) for name, mean, _ in table]
+    assert means == [("02", 2.25), ("10", 3.0), ("01", 2.5), ("03", 1.0)]
+
+
+def test_the_mean_of_more_samples_is_surer(out, monkeypatch, encoding):
+    """The variance of a prompt's samples is 12.5 for 5, 0 and 0.5 for 4 and seven 2: 6.5. Four
+    prompts, eight, two or one sample each."""
+    save_checkpoint(out / "sft_epochs" / "03.pt", marked(13))
+    known = {1: [5, 0], 2: [4, 2], 10: [3], 3: [1]}
+    table, samples = rated(monkeypatch, encoding, out, rows_of(4), known)
+    for name, _, half in table:
+        assert half == pytest.approx(1.96 * (6.5 / 4 / samples[int(name)]) ** 0.5)
 
 
 # ---------------------------------------------------------------- training
@@ -719,24 +756,15 @@ def stage(out, tmp_path_factory, monkeypatch):
     measuring and drawing. Every fifth prompt gets three responses, the others five."""
     world, notes = tmp_path_factory.mktemp("world"), {"order": []}
     sets = {"prompts_rm": rows_of(40), "prompts_valid": rows_of(48)[40:]}
-    for name, rows in sets.items():
-        (world / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (world / "demonstrations.jsonl").write_text(
-        json.dumps({"prompt": "a", "completion": "b"}) + "\n"
-    )
+    for name in prepare.SIZES:
+        text = "".join(json.dumps(row) + "\n" for row in sets.get(name, []))
+        (world / f"{name}.jsonl").write_text(text)
     monkeypatch.setattr(prepare, "FOLDER", world)
-    for path in [*out.glob("*.pt")]:  # this world's, now
-        saved = load_checkpoint(path)
-        save_checkpoint(
-            path,
-            (
-                RewardModel(GPTConfig(64, 16, 1, 1, 2))
-                if saved["kind"] == "RewardModel"
-                else marked(5)
-            ),
-            **stage_extra(Common(), "t"),
-        )
-    made = RewardModel(GPTConfig(64, 16, 1, 1, 2))
+    for name in ("gpt", "sft_mix", "ppo_1", "reward_1", "reward"):  # of this world, now
+        kind = RewardModel if name.startswith("reward") else GPT
+        small = kind(GPTConfig(64, 128, 1, 1, 2))
+        save_checkpoint(out / f"{name}.pt", small, **stage_extra(Common(), "test"))
+    made = RewardModel(GPTConfig(64, 128, 1, 1, 2))
 
     def collected(rows, mix, k, rng, generator):
         notes.setdefault("rows", []).extend(rows)
@@ -759,7 +787,11 @@ def stage(out, tmp_path_factory, monkeypatch):
         )
         notes["valid"] = rows
         save_checkpoint(
-            out / "sft.pt", marked(7), **stage_extra(config, "sft"), scores=[("01", 1.0)], epoch=1
+            out / "sft.pt",
+            marked(7),
+            **stage_extra(config, "sft"),
+            scores=[("01", 1.0, 0.1)],
+            epoch=1,
         )
 
     def noted_measure(model, config, rows):

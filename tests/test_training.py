@@ -242,7 +242,7 @@ def test_the_corpus_is_cut_into_documents_between_two_ends_and_the_last_2_percen
     tmp_path, monkeypatch, encoding
 ):
     texts = [f"The fox number {n}.\nIt eats {'berries ' * (n % 7 * 4)}." for n in range(150)]
-    (tmp_path / "corpus.txt").write_text("\n\n".join(texts) + "\n")
+    prepare.write_corpus(tmp_path, "\n\n".join(texts) + "\n", known=False)
     monkeypatch.setattr(prepare, "FOLDER", tmp_path)
     documents, valid = read_corpus(encoding, 24)
     assert (len(documents), len(valid)) == (147, 3)
@@ -480,9 +480,11 @@ def desk(tmp_path, monkeypatch, encoding):
     ]
     world = tmp_path / "world"
     world.mkdir()
+    for name in prepare.SIZES:
+        (world / f"{name}.jsonl").write_text("")
     (world / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = [" ".join(random.Random(i).choices(things, k=8)) for i in range(400)]
-    (world / "corpus.txt").write_text("\n\n".join(texts))
+    prepare.write_corpus(world, "\n\n".join(texts), known=False)
     monkeypatch.setattr(prepare, "FOLDER", world)
     torch.manual_seed(0)
     base = GPT(GPTConfig(encoding.n_vocab, 40, 2, 1, 8))
@@ -743,10 +745,9 @@ def test_an_earlier_runs_sft_models_go_when_the_first_new_one_is_there(desk, fit
     assert mark_of(desk / "sft_epochs/01.pt") == 1 and mark_of(desk / "sft_mix.pt") == 11
 
 
-def test_a_mix_of_all_tokens_is_refused(desk, fits):
+def test_a_mix_of_all_tokens_is_refused(desk):
     with pytest.raises(UserError, match="--mix 1"):
-        sft.train(settings(desk, mix=1.0))
-    assert not fits[0]
+        sft.fit(settings(desk, mix=1.0), "sft_mix", 1, 1.0, lambda *_: None)
 
 
 # ---------------------------------------------------------------- log, seeds, checkpoints
@@ -839,14 +840,18 @@ def test_a_stage_names_its_settings_its_world_and_its_parents(desk):
     )
 
 
-def test_a_world_is_other_when_a_line_of_it_or_a_files_name_is(desk):
+def test_a_world_is_other_when_a_line_of_it_is(desk):
+    """The corpus, which is made from it, and stray files do not count."""
     before, world = model.world_hash(), desk / "world"
-    (world / "corpus.txt").write_text("made anew, and the same for all: it does not count")
+    (world / "corpus.txt").write_text("made anew")
+    (world / "mine.jsonl").write_text("a stray file")
     assert model.world_hash() == before
-    (world / "demonstrations.jsonl").rename(world / "other.jsonl")
-    renamed = model.world_hash()
-    (world / "other.jsonl").write_text((world / "other.jsonl").read_text()[:-2] + "\n")
-    assert len({before, renamed, model.world_hash()}) == 3
+    changed = [before]
+    for name in prepare.SIZES:
+        with open(world / f"{name}.jsonl", "a") as file:
+            file.write("one more line\n")
+        changed.append(model.world_hash())
+    assert len(set(changed)) == 1 + len(prepare.SIZES)
 
 
 def test_a_stage_needs_the_one_before_it_of_the_same_run(desk):
