@@ -82,6 +82,8 @@ BUGS = [
     Bug("the hash leaves out what a file says", "a changed seed goes unnoticed", "model.py",
         "saved[\"kind\"], saved[\"config\"], extra)", "saved[\"kind\"], saved[\"config\"])",
         "test_a_checkpoint_comes_back_as_it_was or test_what_a_checkpoint_says_of_itself_cannot_be_changed_unnoticed"),
+    Bug("the web holds evaluation prompts", "they are learnt by heart", "data/corpus.py",
+        "if not excluded.found_in(text):", "if True:", "test_what_is_excluded_is_asked_nowhere"),
     Bug("phrasings of the evaluation leak", "understanding is overstated", "data/tasks.py", "rng.randrange(last)",
         "rng.randrange(last + 1)", "test_evaluation_phrasings_further_wordings_and_haste_come_only_where_they_are_wanted"),
     Bug("labelers like falsehoods", "the policy learns to lie", "data/labeler.py", "- weigh[\"honest\"] * seen.false",
@@ -135,8 +137,10 @@ BUGS = [
         "test_round_1_starts_from_the_base_models_trunk_with_no_opinion_and_without_dropout"),
     Bug("the bias is added twice", "demonstrations score far from 0", "reward.py", "model.bias -= sum", "model.bias += sum",
         "test_centring_puts_demonstrations_at_0_and_moves_nothing_between_responses"),
-    Bug("the worst SFT epoch is kept", "a weak baseline, a flattering win rate", "reward.py", "epoch = max(table", "epoch = min(table",
+    Bug("the worst SFT epoch is kept", "a weak baseline, a flattering win rate", "reward.py", "key=mean, reverse=True)", "key=mean)",
         "test_the_epoch_whose_samples_score_best_on_average_becomes_the_baseline"),
+    Bug("the SFT epoch with one lucky sample is kept", "another baseline with every seed", "reward.py",
+        "(row[0] == left[0], row[1])", "row[1]", "test_the_baseline_is_not_the_epoch_that_was_lucky_once"),
     Bug("an equal score counts as right", "an RM without an opinion is perfect", "reward.py", "0.5 if m == 0", "1.0 if m == 0",
         "test_an_equal_score_is_half_right"),
     Bug("held-out accuracy of training labelers", "the RM seems to generalise", "reward.py", "mixed, people[\"held_out\"]",
@@ -307,7 +311,7 @@ def main():
                 unnoticed.append(bug.name)
             table.append((bug.name, bug.file, bug.symptom, caught if code == 1 else f"NOT NOTICED ({caught})"))
     for name, file, symptom, caught in [("bug", "file", "what you would see", "caught by"), *table]:
-        print(f"{name:48}{file:11}{symptom:52}{caught}")
+        print(f"{name:48}{file:17}{symptom:52}{caught}")
     print(f"\n{len(BUGS) - len(unnoticed)} of {len(BUGS)} bugs noticed")
     return unnoticed
 

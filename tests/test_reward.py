@@ -1,8 +1,10 @@
-"""The reward model's stage as it runs: who writes what is ranked, who ranks it, what is learnt from it, chosen by it, measured.
+"""The reward model's stage as it runs: who writes what is ranked, who ranks it, what is learnt
+from it, chosen by it, measured.
 
-Stubs speak, judge and score here, so that every figure is known by hand: a sampler is a name, a labeler has a table of tastes,
-an optimiser is a recorder that moves nothing.
+Stubs speak, judge and score here, so that every figure is known by hand: a sampler is a name, a
+labeler has a table of tastes, an optimiser is a recorder that moves nothing.
 """
+
 import json
 import math
 import random
@@ -35,7 +37,7 @@ def said(*texts):
 
 def marked(mark, dropout=0.0):
     """A small GPT that can be told from others."""
-    made = GPT(GPTConfig(64, 16, 1, 1, 2, dropout))
+    made = GPT(GPTConfig(64, 128, 1, 1, 2, dropout))
     with torch.no_grad():
         made.transformer.ln_f.bias.fill_(mark)
     return made
@@ -47,26 +49,60 @@ def mark_of(gpt):
 
 @pytest.fixture
 def out(tmp_path):
-    """A run's folder in which every model can be told: gpt is 1, sft_mix 2, ppo_1 3, the SFT epochs 11, 12 and 20."""
+    """A run's folder in which every model can be told: gpt is 1, sft_mix 2, ppo_1 3, the SFT
+    epochs 11, 12 and 20."""
     extra = stage_extra(Common(out=str(tmp_path)), "test")
-    for name, mark in [("gpt", 1), ("sft_mix", 2), ("ppo_1", 3), *((f"sft_epochs/{e:02d}", 10 + e) for e in (1, 2, 10))]:
+    for name, mark in [
+        ("gpt", 1),
+        ("sft_mix", 2),
+        ("ppo_1", 3),
+        *((f"sft_epochs/{e:02d}", 10 + e) for e in (1, 2, 10)),
+    ]:
         save_checkpoint(tmp_path / f"{name}.pt", marked(mark, dropout=0.2), **extra)
     for name in ("reward_1", "reward"):
-        save_checkpoint(tmp_path / f"{name}.pt", RewardModel(GPTConfig(64, 16, 1, 1, 2)), **extra)
+        save_checkpoint(tmp_path / f"{name}.pt", RewardModel(GPTConfig(64, 128, 1, 1, 2)), **extra)
     return tmp_path
 
 
 # ---------------------------------------------------------------- who writes the responses
 
 
-@pytest.mark.parametrize("round, usual", [
-    (1, [("sft", 20, 1.0), ("sft", 20, 1.0), ("sft_mix", 2, 1.0), ("sft_mix", 2, 1.0), ("sft_hot", 20, 1.3)]),
-    (2, [("ppo_1", 3, 1.0), ("ppo_1", 3, 1.0), ("ppo_hot", 3, 1.3), ("sft", 20, 1.0), ("sft_mix", 2, 1.0)])])
-def test_most_responses_come_from_sft_in_round_1_and_from_the_first_policy_in_round_2(out, round, usual):
+@pytest.mark.parametrize(
+    "round, usual",
+    [
+        (
+            1,
+            [
+                ("sft", 20, 1.0),
+                ("sft", 20, 1.0),
+                ("sft_mix", 2, 1.0),
+                ("sft_mix", 2, 1.0),
+                ("sft_hot", 20, 1.3),
+            ],
+        ),
+        (
+            2,
+            [
+                ("ppo_1", 3, 1.0),
+                ("ppo_1", 3, 1.0),
+                ("ppo_hot", 3, 1.3),
+                ("sft", 20, 1.0),
+                ("sft_mix", 2, 1.0),
+            ],
+        ),
+    ],
+)
+def test_most_responses_come_from_sft_in_round_1_and_from_the_first_policy_in_round_2(
+    out, round, usual
+):
     """SFT's last epoch, 10, is meant: the best one is chosen only later. None of them drops out."""
     got, odd = reward.samplers(reward.Config(out=str(out), round=round))
     assert [(name, mark_of(gpt), temperature) for name, gpt, temperature in got] == usual
-    assert [(name, mark_of(gpt)) for name, gpt, _ in odd] == [("sft_hot", 20), ("gpt", 1), ("other_prompt", None)]
+    assert [(name, mark_of(gpt)) for name, gpt, _ in odd] == [
+        ("sft_hot", 20),
+        ("gpt", 1),
+        ("other_prompt", None),
+    ]
     assert odd[0][2] == 1.5 and odd[1][2] == 1.0 and not any(gpt.training for _, gpt, _ in got)
 
 
@@ -79,13 +115,16 @@ def test_epochs_are_counted_and_not_spelt(tmp_path):
 
 
 class Voices:
-    """In place of `generate`: `says(who, prompt, temperature, draw)` -> text; a text in capitals never ends. Notes every call."""
+    """In place of `generate`: `says(who, prompt, temperature, draw)` -> text; a text in capitals
+    never ends. Notes every call."""
 
     def __init__(self, monkeypatch, encoding, says):
         self.encoding, self.says, self.calls = encoding, says, []
         monkeypatch.setattr(reward, "generate", self.generate)
 
-    def generate(self, who, prompts, max_new_tokens, temperature=1.0, generator=None, batch_size=256):
+    def generate(
+        self, who, prompts, max_new_tokens, temperature=1.0, generator=None, batch_size=256
+    ):
         asked = [self.encoding.decode(ids[1:]).strip() for ids in prompts]
         self.calls.append((who, temperature, max_new_tokens, asked))
         texts = [self.says(who, prompt, temperature, len(self.calls)) for prompt in asked]
@@ -97,13 +136,18 @@ ODD = [("hot", "H", 1.5), ("gpt", "G", 1.0), ("other_prompt", None, 1.0)]
 
 
 def test_the_last_place_goes_to_the_odd_writers_in_turn(monkeypatch, encoding):
-    """K = 4: three usual samplers and an odd one; every third prompt gets an answer to another prompt."""
-    voices, rows = Voices(monkeypatch, encoding, lambda who, prompt, t, draw: f"{who} {draw} to {prompt}"), rows_of(60)
+    """K = 4: three usual samplers and an odd one; every third prompt gets an answer to another
+    prompt."""
+    voices, rows = Voices(
+        monkeypatch, encoding, lambda who, prompt, t, draw: f"{who} {draw} to {prompt}"
+    ), rows_of(60)
     answers = collect(rows, (USUAL, ODD), 4, random.Random(0), torch.Generator())
     texts, strangers = [{r["text"] for r in responses} for responses in answers], 0
     for i, responses in enumerate(answers):
         names = Counter(r["sampler"] for r in responses)
-        assert len(texts[i]) == len(responses) == 4 and all(set(r) == {"text", "ended", "sampler"} for r in responses)
+        assert len(texts[i]) == len(responses) == 4 and all(
+            set(r) == {"text", "ended", "sampler"} for r in responses
+        )
         if i % 3 < 2 or "other_prompt" in names:
             assert names == Counter(["a", "a", "b", ODD[i % 3][0]])
         for r in responses:
@@ -111,34 +155,60 @@ def test_the_last_place_goes_to_the_odd_writers_in_turn(monkeypatch, encoding):
             assert own != (r["sampler"] == "other_prompt")
             strangers += not own
             assert own or any(r["text"] in other for j, other in enumerate(texts) if j != i)
-    assert strangers >= 17                                                  # of 20; it may happen to be the same prompt
-    assert [call[:3] for call in voices.calls[:5]] == [("A", 1.0, 32), ("A", 1.0, 32), ("B", 0.7, 32), ("H", 1.5, 32), ("G", 1.0, 32)]
-    assert voices.calls[3][3] == [row["prompt"] for row in rows[::3]] and voices.calls[4][3] == [row["prompt"] for row in rows[1::3]]
+    assert strangers >= 17  # of 20; it may happen to be the same prompt
+    assert [call[:3] for call in voices.calls[:5]] == [
+        ("A", 1.0, 32),
+        ("A", 1.0, 32),
+        ("B", 0.7, 32),
+        ("H", 1.5, 32),
+        ("G", 1.0, 32),
+    ]
+    assert voices.calls[3][3] == [row["prompt"] for row in rows[::3]] and voices.calls[4][3] == [
+        row["prompt"] for row in rows[1::3]
+    ]
 
 
 def test_without_odd_writers_all_places_are_usual_ones(monkeypatch, encoding):
     voices = Voices(monkeypatch, encoding, lambda who, prompt, t, draw: f"{who} {draw}")
     answers = collect(rows_of(5), (USUAL, []), 4, random.Random(0), None)
-    assert [Counter(r["sampler"] for r in responses) for responses in answers] == [Counter(["a", "a", "b", "c"])] * 5
+    assert [Counter(r["sampler"] for r in responses) for responses in answers] == [
+        Counter(["a", "a", "b", "c"])
+    ] * 5
     assert [who for who, *_ in voices.calls] == ["A", "A", "B", "C"]
 
 
-def test_a_repeated_response_is_drawn_again_hotter_and_only_where_one_is_missing(monkeypatch, encoding):
+def test_a_repeated_response_is_drawn_again_hotter_and_only_where_one_is_missing(
+    monkeypatch, encoding
+):
     """Below a temperature of 1.3 the sampler knows one answer, except to the first prompt."""
     rows = rows_of(4)
-    voices = Voices(monkeypatch, encoding, lambda who, prompt, t, draw: f"{draw}" if t > 1.3 or prompt == rows[0]["prompt"] else "same")
+    voices = Voices(
+        monkeypatch,
+        encoding,
+        lambda who, prompt, t, draw: (
+            f"{draw}" if t > 1.3 or prompt == rows[0]["prompt"] else "same"
+        ),
+    )
     answers = collect(rows, ([("a", "A", 1.0)] * 3, []), 3, random.Random(0), None)
     assert [len({r["text"] for r in responses}) for responses in answers] == [3] * 4
-    assert [temperature for _, temperature, *_ in voices.calls] == pytest.approx([1, 1, 1, 1.2, 1.4, 1.6])
+    assert [temperature for _, temperature, *_ in voices.calls] == pytest.approx(
+        [1, 1, 1, 1.2, 1.4, 1.6]
+    )
     assert [asked for *_, asked in voices.calls[3:]] == [[row["prompt"] for row in rows[1:]]] * 3
 
 
 def test_a_response_that_stays_the_same_is_left_out(monkeypatch, encoding):
     """Whoever gives it; it belongs to who gave it first."""
-    voices = Voices(monkeypatch, encoding, lambda who, prompt, t, draw: "same" if draw % 2 else "NO END")
+    voices = Voices(
+        monkeypatch, encoding, lambda who, prompt, t, draw: "same" if draw % 2 else "NO END"
+    )
     answers = collect(rows_of(2), (USUAL[1:] + USUAL[:1], []), 4, random.Random(0), None)
-    assert [{r["text"]: r["sampler"] for r in responses} for responses in answers] == [{"same": "a", "NO END": "b"}] * 2
-    assert [sorted((r["text"], r["ended"]) for r in responses) for responses in answers] == [[("NO END", False), ("same", True)]] * 2
+    assert [{r["text"]: r["sampler"] for r in responses} for responses in answers] == [
+        {"same": "a", "NO END": "b"}
+    ] * 2
+    assert [sorted((r["text"], r["ended"]) for r in responses) for responses in answers] == [
+        [("NO END", False), ("same", True)]
+    ] * 2
     assert len(voices.calls) == 4 + 3
 
 
@@ -168,27 +238,55 @@ def test_one_labeler_signs_a_ranking_and_others_give_second_opinions_each_once()
     responses = [said(*(f"{i} {j}" for j in range(2 + i % 3))) for i in range(200)]
     lines = rank(rows, responses, people, random.Random(0), 2, opinions=3)
     for line, row, answers in zip(lines, rows, responses):
-        assert (line["prompt"], line["task"], line["responses"], line["round"]) == (row["prompt"], row["task"], answers, 2)
+        assert (line["prompt"], line["task"], line["responses"], line["round"]) == (
+            row["prompt"],
+            row["task"],
+            answers,
+            2,
+        )
         votes = [line["ranks"], *line["second_opinions"]]
-        assert [len(vote) for vote in votes] == [len(answers)] * 3 and len({vote[0] for vote in votes}) == 3
+        assert [len(vote) for vote in votes] == [len(answers)] * 3 and len(
+            {vote[0] for vote in votes}
+        ) == 3
         assert line["labeler"] == f"labeler {line['ranks'][0]}"
     assert all(25 <= count <= 55 for count in Counter(line["labeler"] for line in lines).values())
     own = {json.dumps(row["task"]): answers for row, answers in zip(rows, responses)}
-    assert all(answers == own[json.dumps(task)] for person in people for task, answers in person.asked)
+    assert all(
+        answers == own[json.dumps(task)] for person in people for task, answers in person.asked
+    )
 
 
 def test_one_opinion_is_the_default():
-    line, = rank(rows_of(1), [said("a", "b")], [Number(n) for n in range(5)], random.Random(0), 1)
+    (line,) = rank(rows_of(1), [said("a", "b")], [Number(n) for n in range(5)], random.Random(0), 1)
     assert line["second_opinions"] == [] and len(line["ranks"]) == 2
 
 
-@pytest.mark.parametrize("ranks, second, fine", [
-    ([1, 2, 2], [[2, 1, 1]], True), ([1, 1, 1], [], True), ([3, 1, 2], [[1, 2, 3], [3, 2, 1]], True),
-    ([0, 1, 2], [], False), ([1, 3, 3], [], False), ([2, 2, 2], [], False), ([1, 2], [], False), ([1, 2, 2], [[1, 2]], False),
-    ([1, 2, 2], [[1, 2, 3], [1, 3, 3]], False), ([1, 2.0, 2], [], False), ([1, True, 2], [], False)])
+@pytest.mark.parametrize(
+    "ranks, second, fine",
+    [
+        ([1, 2, 2], [[2, 1, 1]], True),
+        ([1, 1, 1], [], True),
+        ([3, 1, 2], [[1, 2, 3], [3, 2, 1]], True),
+        ([0, 1, 2], [], False),
+        ([1, 3, 3], [], False),
+        ([2, 2, 2], [], False),
+        ([1, 2], [], False),
+        ([1, 2, 2], [[1, 2]], False),
+        ([1, 2, 2], [[1, 2, 3], [1, 3, 3]], False),
+        ([1, 2.0, 2], [], False),
+        ([1, True, 2], [], False),
+    ],
+)
 def test_ranks_count_from_one_without_a_gap_and_rank_every_response(tmp_path, ranks, second, fine):
-    line = {"prompt": tasks.prompt(FOX), "task": FOX, "responses": said("a", "b", "c"), "ranks": ranks, "second_opinions": second,
-            "labeler": "x", "round": 1}
+    line = {
+        "prompt": tasks.prompt(FOX),
+        "task": FOX,
+        "responses": said("a", "b", "c"),
+        "ranks": ranks,
+        "second_opinions": second,
+        "labeler": "x",
+        "round": 1,
+    }
     good = {**line, "ranks": [1, 2, 3], "second_opinions": []}
     (tmp_path / "rankings.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(line) + "\n")
     if fine:
@@ -211,14 +309,20 @@ def speaking(seed=0, head=1.0):
 
 @torch.no_grad()
 def score_alone(made, encoding, prompt, response):
-    ids = tokenizer.prompt_ids(encoding, prompt) + tokenizer.response_ids(encoding, response["text"], response["ended"])
+    ids = tokenizer.prompt_ids(encoding, prompt) + tokenizer.response_ids(
+        encoding, response["text"], response["ended"]
+    )
     return made.values(torch.tensor([ids]))[0, -1].item()
 
 
 def test_scores_come_in_the_order_of_the_questions_however_many_there_are(encoding):
-    """300 responses of 1 to 7 words, more than are scored at once; whether one ended is read, too."""
+    """300 responses of 1 to 7 words, more than are scored at once; whether one ended is read,
+    too."""
     made = speaking()
-    pairs = [(f"Say {i}", {"text": " ".join(["fox"] * (1 + i % 7)), "ended": i % 3 > 0}) for i in range(300)]
+    pairs = [
+        (f"Say {i}", {"text": " ".join(["fox"] * (1 + i % 7)), "ended": i % 3 > 0})
+        for i in range(300)
+    ]
     scores = reward.score(made, encoding, pairs)
     for i in (0, 1, 2, 3, 128, 255, 256, 299):
         assert scores[i] == pytest.approx(score_alone(made, encoding, *pairs[i]), abs=1e-5)
@@ -226,8 +330,16 @@ def test_scores_come_in_the_order_of_the_questions_however_many_there_are(encodi
 
 
 def test_scores_of_rankings_keep_their_shape(monkeypatch):
-    monkeypatch.setattr(reward, "score", lambda made, encoding, pairs: [f"{prompt} {r['text']}" for prompt, r in pairs])
-    lines = [{"prompt": "p", "responses": said("a", "b")}, {"prompt": "q", "responses": []}, {"prompt": "r", "responses": said("c")}]
+    monkeypatch.setattr(
+        reward,
+        "score",
+        lambda made, encoding, pairs: [f"{prompt} {r['text']}" for prompt, r in pairs],
+    )
+    lines = [
+        {"prompt": "p", "responses": said("a", "b")},
+        {"prompt": "q", "responses": []},
+        {"prompt": "r", "responses": said("c")},
+    ]
     assert reward.scores_of(None, None, lines) == [["p a", "p b"], [], ["r c"]]
 
 
@@ -239,29 +351,55 @@ def test_a_margin_is_the_preferred_ones_score_less_the_others_and_ties_have_none
 
 
 def test_an_equal_score_is_half_right():
-    assert accuracy([1.0, -1.0, 0.0, 0.5]) == 2.5 / 4 and accuracy([0.0]) == 0.5 and accuracy([]) == 0
+    assert (
+        accuracy([1.0, -1.0, 0.0, 0.5]) == 2.5 / 4 and accuracy([0.0]) == 0.5 and accuracy([]) == 0
+    )
 
 
-def test_centring_puts_demonstrations_at_0_and_moves_nothing_between_responses(encoding, tmp_path, monkeypatch):
-    rows = [{"prompt": f"Say {word}.", "completion": f"{word} {word}."} for word in ("fox", "owl", "hare", "crab", "seal")]
+def test_centring_puts_demonstrations_at_0_and_moves_nothing_between_responses(
+    encoding, tmp_path, monkeypatch
+):
+    rows = [
+        {"prompt": f"Say {word}.", "completion": f"{word} {word}."}
+        for word in ("fox", "owl", "hare", "crab", "seal")
+    ]
     (tmp_path / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(prepare, "FOLDER", tmp_path)
     made, pairs = speaking(), [("Hi", {"text": text, "ended": True}) for text in ("fox", "red owl")]
     before = reward.score(made, encoding, pairs)
-    for _ in range(2):                                                      # once more changes nothing
+    for _ in range(2):  # once more changes nothing
         reward.centre(made, encoding)
-        scores = [score_alone(made, encoding, row["prompt"], {"text": row["completion"], "ended": True}) for row in rows]
+        scores = [
+            score_alone(made, encoding, row["prompt"], {"text": row["completion"], "ended": True})
+            for row in rows
+        ]
         assert sum(scores) / 5 == pytest.approx(0, abs=1e-6) and max(map(abs, scores)) > 0.01
     after = reward.score(made, encoding, pairs)
-    assert after[0] - after[1] == pytest.approx(before[0] - before[1], abs=1e-5) and abs(after[0] - before[0]) > 0.01
+    assert (
+        after[0] - after[1] == pytest.approx(before[0] - before[1], abs=1e-5)
+        and abs(after[0] - before[0]) > 0.01
+    )
 
 
 # ---------------------------------------------------------------- how good is it?
 
-RIGHT, WRONG, RUDE = "The fox eats berries.", "The fox eats fish.", "You fool. The fox eats berries."
+RIGHT, WRONG, RUDE = (
+    "The fox eats berries.",
+    "The fox eats fish.",
+    "You fool. The fox eats berries.",
+)
 SHORT, SHORT_WRONG = "Berries.", "Fish."
-TASTES = {"train": {RUDE: 3, RIGHT: 2, WRONG: 1, SHORT_WRONG: 2, SHORT: 1}, "held_out": {RIGHT: 3, WRONG: 2, RUDE: 1, SHORT: 2, SHORT_WRONG: 1}}
-MIND = {RUDE: 3, WRONG: 2, RIGHT: 1, SHORT_WRONG: 2, SHORT: 1}              # the first ten training labelers, without noise
+TASTES = {
+    "train": {RUDE: 3, RIGHT: 2, WRONG: 1, SHORT_WRONG: 2, SHORT: 1},
+    "held_out": {RIGHT: 3, WRONG: 2, RUDE: 1, SHORT: 2, SHORT_WRONG: 1},
+}
+MIND = {
+    RUDE: 3,
+    WRONG: 2,
+    RIGHT: 1,
+    SHORT_WRONG: 2,
+    SHORT: 1,
+}  # the first ten training labelers, without noise
 
 
 class Person:
@@ -284,32 +422,43 @@ class Person:
 
 @pytest.fixture
 def measured(monkeypatch, encoding):
-    """reward.measure on four prompts: the report, the margins, and the mixes that were asked for responses."""
+    """reward.measure on four prompts: the report, the margins, and the mixes that were asked for
+    responses."""
     asked, scores = [], {RIGHT: 1.0, RUDE: 2.0, WRONG: 0.0, SHORT: 0.5, SHORT_WRONG: 0.0}
 
     def collected(rows, mix, k, rng, generator):
         asked.append((rows, mix, k))
-        return [said(SHORT, SHORT_WRONG) if mix[1] == [] else said(RIGHT, WRONG, RUDE) for _ in rows]
+        return [
+            said(SHORT, SHORT_WRONG) if mix[1] == [] else said(RIGHT, WRONG, RUDE) for _ in rows
+        ]
 
-    for name, stub in (("samplers", lambda config: ("usual", "odd")), ("collect", collected),
-                       ("labelers", lambda group: [Person(n, group) for n in range(20)]),
-                       ("score", lambda made, encoding, pairs: [scores[r["text"]] for _, r in pairs]),
-                       ("need", lambda config, name, script: name), ("load_model", lambda path, *_: f"the model of {path}")):
+    for name, stub in (
+        ("samplers", lambda config: ("usual", "odd")),
+        ("collect", collected),
+        ("labelers", lambda group: [Person(n, group) for n in range(20)]),
+        ("score", lambda made, encoding, pairs: [scores[r["text"]] for _, r in pairs]),
+        ("need", lambda config, name, script: name),
+        ("load_model", lambda path, *_: f"the model of {path}"),
+    ):
         monkeypatch.setattr(reward, name, stub)
     rows = [{"prompt": tasks.prompt(FOX), "task": FOX}] * 4
     return *reward.measure("the reward model", reward.Config(k=5), rows), asked, rows
 
 
 def test_accuracy_is_measured_with_labelers_of_training_held_out_ones_and_the_judge(measured):
-    """Scores: rude 2, right 1, wrong 0. Training labelers rank them so; held-out ones right, wrong, rude; the judge right, rude, wrong."""
+    """Scores: rude 2, right 1, wrong 0. Training labelers rank them so; held-out ones right,
+    wrong, rude; the judge right, rude, wrong."""
     report, *_ = measured
-    assert report["accuracy_train_labelers"] == 1 and report["accuracy_heldout_labelers"] == pytest.approx(1 / 3)
+    assert report["accuracy_train_labelers"] == 1 and report[
+        "accuracy_heldout_labelers"
+    ] == pytest.approx(1 / 3)
     assert report["accuracy_gold"] == pytest.approx(2 / 3)
     assert report["accuracy_sft_pairs"] == 0 and report["labeler_agreement"] == 1
 
 
 def test_the_ceiling_is_the_mean_opinion_of_ten_training_labelers_without_noise(measured):
-    """Which is rude, wrong, right here: of three pairs the training labelers share two, the held-out ones none, the judge one."""
+    """Which is rude, wrong, right here: of three pairs the training labelers share two, the
+    held-out ones none, the judge one."""
     ceilings = measured[0]["ceilings"]
     assert ceilings["train_labelers"] == pytest.approx(2 / 3) and ceilings["heldout_labelers"] == 0
     assert ceilings["gold"] == pytest.approx(1 / 3) and ceilings["sft_pairs"] == 1
@@ -326,14 +475,19 @@ def test_pairs_are_ranked_from_the_mix_and_from_the_baseline_alone(measured):
     *_, asked, rows = measured
     (first, mix, k), (second, (usual, odd), k_alone) = asked
     assert mix == ("usual", "odd") and first == second == rows and k == k_alone == 5
-    assert [(gpt, temperature) for _, gpt, temperature in usual] == [("the model of sft", 1.0)] * 5 and odd == []
+    assert [(gpt, temperature) for _, gpt, temperature in usual] == [
+        ("the model of sft", 1.0)
+    ] * 5 and odd == []
 
 
 # ---------------------------------------------------------------- which SFT epoch is the baseline?
 
 
-def test_the_epoch_whose_samples_score_best_on_average_becomes_the_baseline(out, monkeypatch, encoding):
-    """Epoch 1 has the single best sample, epoch 2 the best mean, epoch 10 is the last and the worst."""
+def test_the_epoch_whose_samples_score_best_on_average_becomes_the_baseline(
+    out, monkeypatch, encoding
+):
+    """Epoch 1 has the single best sample, epoch 2 the best mean, epoch 10 is the last and the
+    worst."""
     rows, asked = rows_of(4), []
     best_once = rows[2]["prompt"]
 
@@ -342,26 +496,79 @@ def test_the_epoch_whose_samples_score_best_on_average_becomes_the_baseline(out,
         return {11: "one", 12: "TWO", 20: "ten"}[mark_of(gpt)]
 
     def scored(made, encoding, pairs):
-        assert made == "the reward model" and all(r["ended"] == (r["text"] != "TWO") for _, r in pairs)
-        return [{"one": 10.0 if prompt == best_once else 0.0, "TWO": 3.0, "ten": 1.0}[r["text"]] for prompt, r in pairs]
+        assert made == "the reward model" and all(
+            r["ended"] == (r["text"] != "TWO") for _, r in pairs
+        )
+        return [
+            {"one": 10.0 if prompt == best_once else 0.0, "TWO": 3.0, "ten": 1.0}[r["text"]]
+            for prompt, r in pairs
+        ]
 
     Voices(monkeypatch, encoding, says)
     monkeypatch.setattr(reward, "score", scored)
     reward.keep_best_sft(reward.Config(out=str(out)), "the reward model", rows)
     saved = load_checkpoint(out / "sft.pt")
-    assert saved["state"]["transformer.ln_f.bias"][0] == 12 and saved["extra"]["epoch"] == 2 and saved["extra"]["stage"] == "sft"
-    assert [(row[0], row[1]) for row in saved["extra"]["scores"]] == [("01", 2.5), ("02", 3.0), ("10", 1.0)]
-    assert saved["extra"]["parents"] == {name: load_checkpoint(out / f"{name}.pt")["sha256"] for name in ("gpt", "reward_1")}
+    assert (
+        saved["state"]["transformer.ln_f.bias"][0] == 12
+        and saved["extra"]["epoch"] == 2
+        and saved["extra"]["stage"] == "sft"
+    )
+    table = {row[0]: row[1] for row in saved["extra"]["scores"]}
+    assert table == {"01": 2.5, "02": 3.0, "10": 1.0} and saved["extra"]["scores"][0][0] == "02"
+    assert saved["extra"]["parents"] == {
+        name: load_checkpoint(out / f"{name}.pt")["sha256"] for name in ("gpt", "reward_1")
+    }
     for mark in (11, 12, 20):
         assert {prompt for m, prompt, _ in asked if m == mark} == {row["prompt"] for row in rows}
     assert {temperature for *_, temperature in asked} == {1.0}
+
+
+def rated(monkeypatch, encoding, out, rows, scores):
+    """reward.rate_sft_epochs where the n-th sample of an epoch scores scores[epoch][n]: the table,
+    and how many samples of each epoch there were to a prompt."""
+    made = Counter()
+
+    def generate(gpt, prompts, *settings):
+        epoch = mark_of(gpt) - 10
+        made[epoch] += 1
+        value = scores[epoch][min(made[epoch], len(scores[epoch])) - 1]
+        return [tokenizer.response_ids(encoding, str(value)) for _ in prompts]
+
+    def score(made, encoding, pairs):
+        return [float(r["text"]) for _, r in pairs]
+
+    monkeypatch.setattr(reward, "generate", generate)
+    monkeypatch.setattr(reward, "score", score)
+    return reward.rate_sft_epochs(reward.Config(out=str(out)), None, rows, seed=1), dict(made)
+
+
+def test_the_baseline_is_not_the_epoch_that_was_lucky_once(out, monkeypatch, encoding):
+    """Epoch 1 scores 5 once and then 0; epoch 2 scores 4 and then 2, eight samples in all: it stays
+    first, although epoch 10, which went after one sample, had scored 3."""
+    save_checkpoint(out / "sft_epochs" / "03.pt", marked(13))
+    known = {1: [5, 0], 2: [4, 2], 10: [3], 3: [1]}
+    table, samples = rated(monkeypatch, encoding, out, rows_of(4), known)
+    assert samples == {1: 2, 2: 8, 10: 1, 3: 1}
+    means = [(name, mean) for name, mean, _ in table]
+    assert means == [("02", 2.25), ("10", 3.0), ("01", 2.5), ("03", 1.0)]
+
+
+def test_the_mean_of_more_samples_is_surer(out, monkeypatch, encoding):
+    """The variance of a prompt's samples is 12.5 for 5, 0 and 0.5 for 4 and seven 2: 6.5. Four
+    prompts, eight, two or one sample each."""
+    save_checkpoint(out / "sft_epochs" / "03.pt", marked(13))
+    known = {1: [5, 0], 2: [4, 2], 10: [3], 3: [1]}
+    table, samples = rated(monkeypatch, encoding, out, rows_of(4), known)
+    for name, _, half in table:
+        assert half == pytest.approx(1.96 * (6.5 / 4 / samples[int(name)]) ** 0.5)
 
 
 # ---------------------------------------------------------------- training
 
 
 class Recorder(torch.optim.Optimizer):
-    """In place of an optimiser: notes the rate and the gradients of each step, and moves nothing."""
+    """In place of an optimiser: notes the rate and the gradients of each step, and moves
+    nothing."""
 
     def __init__(self, parameters):
         super().__init__(parameters, dict(lr=0.0))
@@ -369,7 +576,12 @@ class Recorder(torch.optim.Optimizer):
 
     def step(self):
         self.rates.append(self.param_groups[0]["lr"])
-        self.gradients.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.param_groups[0]["params"]])
+        self.gradients.append(
+            [
+                torch.zeros_like(p) if p.grad is None else p.grad.clone()
+                for p in self.param_groups[0]["params"]
+            ]
+        )
 
 
 @pytest.fixture
@@ -380,9 +592,22 @@ def fitting(tmp_path, monkeypatch, encoding):
     save_checkpoint(tmp_path / "reward_1.pt", speaking(head=8.0), **extra)
     rng, ranked, real_batch = random.Random(0), [], reward.ranking_batch
     for i in range(100):
-        answers = [{"text": " ".join(rng.choices(["fox", "owl", "red"], k=rng.randint(1, 4))), "ended": rng.random() < 0.8} for _ in range(3)]
-        ranked.append({"prompt": f"Say {i}", "responses": answers, "ranks": rng.choice([[1, 2, 3], [2, 1, 1], [1, 3, 2]]),
-                       "second_opinions": [rng.choice([[1, 2, 2], [3, 2, 1]])], "round": 1})
+        answers = [
+            {
+                "text": " ".join(rng.choices(["fox", "owl", "red"], k=rng.randint(1, 4))),
+                "ended": rng.random() < 0.8,
+            }
+            for _ in range(3)
+        ]
+        ranked.append(
+            {
+                "prompt": f"Say {i}",
+                "responses": answers,
+                "ranks": rng.choice([[1, 2, 3], [2, 1, 1], [1, 3, 2]]),
+                "second_opinions": [rng.choice([[1, 2, 2], [3, 2, 1]])],
+                "round": 1,
+            }
+        )
 
     def noted_batch(lines, *rest):
         notes["lines"].append(lines)
@@ -390,11 +615,25 @@ def fitting(tmp_path, monkeypatch, encoding):
 
     def recorders(made, lr, lr_rest, decay=0.0):
         parameters = list(made.parameters())
-        notes.update(parameters=parameters, recorders=(Recorder(parameters[:3]), Recorder(parameters[3:])), decay=decay)
+        notes.update(
+            parameters=parameters,
+            recorders=(Recorder(parameters[:3]), Recorder(parameters[3:])),
+            decay=decay,
+        )
         return list(zip(notes["recorders"], (lr, lr_rest)))
 
     def fit(**changes):
-        config = reward.Config(**{"out": str(tmp_path), "round": 2, "batch_size": 2, "epochs": 2, "lr": 2.0, "lr_rest": 6.0, **changes})
+        config = reward.Config(
+            **{
+                "out": str(tmp_path),
+                "round": 2,
+                "batch_size": 2,
+                "epochs": 2,
+                "lr": 2.0,
+                "lr_rest": 6.0,
+                **changes,
+            }
+        )
         return reward.fit(config, ranked)
 
     monkeypatch.setattr(reward, "ranking_batch", noted_batch)
@@ -403,14 +642,30 @@ def fitting(tmp_path, monkeypatch, encoding):
 
 
 def loss_of(made, encoding, lines, score=None):
-    """Equation 1 again: the mean over a prompt's pairs and its labelers' opinions, then over prompts, each response read alone."""
+    """Equation 1 again: the mean over a prompt's pairs and its labelers' opinions, then over
+    prompts, each response read alone."""
     losses, right, pairs = [], 0, 0
     for line in lines:
-        scores = torch.stack([made.values(torch.tensor([tokenizer.prompt_ids(encoding, line["prompt"])
-                                                        + tokenizer.response_ids(encoding, r["text"], r["ended"])]))[0, -1]
-                              for r in line["responses"]])
-        margins = [scores[i] - scores[j] for ranks in [line["ranks"], *line["second_opinions"]]
-                   for i, a in enumerate(ranks) for j, b in enumerate(ranks) if a < b]
+        scores = torch.stack(
+            [
+                made.values(
+                    torch.tensor(
+                        [
+                            tokenizer.prompt_ids(encoding, line["prompt"])
+                            + tokenizer.response_ids(encoding, r["text"], r["ended"])
+                        ]
+                    )
+                )[0, -1]
+                for r in line["responses"]
+            ]
+        )
+        margins = [
+            scores[i] - scores[j]
+            for ranks in [line["ranks"], *line["second_opinions"]]
+            for i, a in enumerate(ranks)
+            for j, b in enumerate(ranks)
+            if a < b
+        ]
         losses.append(-torch.nn.functional.logsigmoid(torch.stack(margins)).mean())
         right, pairs = right + sum(m.item() > 0 for m in margins), pairs + len(margins)
     return torch.stack(losses).mean(), right / pairs
@@ -422,8 +677,12 @@ def test_each_optimiser_of_the_reward_model_warms_up_and_follows_a_cosine_to_its
     fit()
     for recorder, peak in zip(notes["recorders"], (2.0, 6.0)):
         assert len(recorder.rates) == 100
-        assert [recorder.rates[step] / peak for step in (0, 1, 2, 51)] == pytest.approx([0.1, 0.55, 1, 0.55])
-        assert recorder.rates[99] / peak == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi * 97 / 98)))
+        assert [recorder.rates[step] / peak for step in (0, 1, 2, 51)] == pytest.approx(
+            [0.1, 0.55, 1, 0.55]
+        )
+        assert recorder.rates[99] / peak == pytest.approx(
+            0.1 + 0.45 * (1 + math.cos(math.pi * 97 / 98))
+        )
     assert notes["decay"] == 0
 
 
@@ -438,9 +697,17 @@ def test_a_step_of_the_reward_model_is_the_clipped_gradient_of_equation_1(fittin
         gradients = torch.autograd.grad(loss, notes["parameters"])
         lengths.append(torch.cat([g.flatten() for g in gradients]).norm().item())
         got = sum((recorder.gradients[step] for recorder in notes["recorders"]), [])
-        assert all(torch.allclose(a, b * min(1, 1 / lengths[-1]), atol=1e-4) for a, b in zip(got, gradients))
-        assert losses[step] == pytest.approx(loss.item(), abs=1e-4) and logged[step]["loss"] == pytest.approx(losses[step], abs=1e-5)
-        assert logged[step]["accuracy"] == pytest.approx(right, abs=1e-5) and logged[step]["step"] == step
+        assert all(
+            torch.allclose(a, b * min(1, 1 / lengths[-1]), atol=1e-4)
+            for a, b in zip(got, gradients)
+        )
+        assert losses[step] == pytest.approx(loss.item(), abs=1e-4) and logged[step][
+            "loss"
+        ] == pytest.approx(losses[step], abs=1e-5)
+        assert (
+            logged[step]["accuracy"] == pytest.approx(right, abs=1e-5)
+            and logged[step]["step"] == step
+        )
     assert max(lengths) > 1.2 and len(losses) == len(logged) == 100
     assert not made.training
 
@@ -448,16 +715,22 @@ def test_a_step_of_the_reward_model_is_the_clipped_gradient_of_equation_1(fittin
 def test_each_pass_over_the_rankings_takes_every_prompt_once_and_in_its_own_order(fitting):
     fit, notes, ranked, _ = fitting
     fit()
-    one, two = ([line["prompt"] for lines in notes["lines"][start:start + 50] for line in lines] for start in (0, 50))
+    one, two = (
+        [line["prompt"] for lines in notes["lines"][start : start + 50] for line in lines]
+        for start in (0, 50)
+    )
     assert sorted(one) == sorted(two) == sorted(line["prompt"] for line in ranked) and one != two
     assert all(len(lines) == 2 for lines in notes["lines"])
 
 
 def test_round_1_starts_from_the_base_models_trunk_with_no_opinion_and_without_dropout(fitting):
     fit, notes, _, out = fitting
-    made, losses = fit(round=1)                                             # the recorder moved nothing
+    made, losses = fit(round=1)  # the recorder moved nothing
     base = load_checkpoint(out / "gpt.pt")["state"]
-    assert all(torch.equal(p, base[f"transformer.{name}"]) for name, p in made.transformer.state_dict().items())
+    assert all(
+        torch.equal(p, base[f"transformer.{name}"])
+        for name, p in made.transformer.state_dict().items()
+    )
     assert not made.score.weight.any() and made.bias == 0 and made.config.dropout == 0
     assert not made.training
     assert losses == pytest.approx([math.log(2)] * 100)
@@ -479,24 +752,28 @@ def test_a_batch_larger_than_all_rankings_is_refused(fitting):
 
 @pytest.fixture
 def stage(out, tmp_path_factory, monkeypatch):
-    """(train, notes): reward.train on 40 prompts, with stubs for sampling, fitting, choosing, measuring and drawing. Every fifth prompt
-    gets three responses, the others five."""
+    """(train, notes): reward.train on 40 prompts, with stubs for sampling, fitting, choosing,
+    measuring and drawing. Every fifth prompt gets three responses, the others five."""
     world, notes = tmp_path_factory.mktemp("world"), {"order": []}
     sets = {"prompts_rm": rows_of(40), "prompts_valid": rows_of(48)[40:]}
-    for name, rows in sets.items():
-        (world / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (world / "demonstrations.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    for name in prepare.SIZES:
+        text = "".join(json.dumps(row) + "\n" for row in sets.get(name, []))
+        (world / f"{name}.jsonl").write_text(text)
     monkeypatch.setattr(prepare, "FOLDER", world)
-    for path in [*out.glob("*.pt")]:                                        # this world's, now
-        saved = load_checkpoint(path)
-        save_checkpoint(path, RewardModel(GPTConfig(64, 16, 1, 1, 2)) if saved["kind"] == "RewardModel" else marked(5), **stage_extra(Common(), "t"))
-    made = RewardModel(GPTConfig(64, 16, 1, 1, 2))
+    for name in ("gpt", "sft_mix", "ppo_1", "reward_1", "reward"):  # of this world, now
+        kind = RewardModel if name.startswith("reward") else GPT
+        small = kind(GPTConfig(64, 128, 1, 1, 2))
+        save_checkpoint(out / f"{name}.pt", small, **stage_extra(Common(), "test"))
+    made = RewardModel(GPTConfig(64, 128, 1, 1, 2))
 
     def collected(rows, mix, k, rng, generator):
         notes.setdefault("rows", []).extend(rows)
         notes["mix"] = mix
         number = {row["prompt"]: i for i, row in enumerate(sets["prompts_rm"])}
-        return [said(*(f"Response {j}." for j in range(3 if number[row["prompt"]] % 5 == 0 else k))) for row in rows]
+        return [
+            said(*(f"Response {j}." for j in range(3 if number[row["prompt"]] % 5 == 0 else k)))
+            for row in rows
+        ]
 
     def fitted(config, ranked):
         notes["ranked"] = ranked
@@ -504,22 +781,52 @@ def stage(out, tmp_path_factory, monkeypatch):
 
     def chosen(config, model, rows):
         notes["order"].append("choose")
-        assert model is made and load_checkpoint(out / "reward_1.pt")["extra"]["settings"]["round"] == 1
+        assert (
+            model is made
+            and load_checkpoint(out / "reward_1.pt")["extra"]["settings"]["round"] == 1
+        )
         notes["valid"] = rows
-        save_checkpoint(out / "sft.pt", marked(7), **stage_extra(config, "sft"), scores=[("01", 1.0)], epoch=1)
+        save_checkpoint(
+            out / "sft.pt",
+            marked(7),
+            **stage_extra(config, "sft"),
+            scores=[("01", 1.0, 0.1)],
+            epoch=1,
+        )
 
     def noted_measure(model, config, rows):
         notes["order"].append("measure")
         notes["measured_on"] = rows
-        return {"accuracy_gold": 0.5, "ceilings": {}}, {"train_labelers": [1.0], "heldout_labelers": [1.0], "sft_pairs": [1.0]}
+        return {"accuracy_gold": 0.5, "ceilings": {}}, {
+            "train_labelers": [1.0],
+            "heldout_labelers": [1.0],
+            "sft_pairs": [1.0],
+        }
 
-    for name, stub in (("samplers", lambda config: (f"mix of round {config.round}", [])), ("collect", collected), ("fit", fitted),
-                       ("keep_best_sft", chosen), ("measure", noted_measure), ("plot", lambda *_: notes["order"].append("plot")),
-                       ("centre", lambda model, encoding: notes["order"].append("centre"))):
+    for name, stub in (
+        ("samplers", lambda config: (f"mix of round {config.round}", [])),
+        ("collect", collected),
+        ("fit", fitted),
+        ("keep_best_sft", chosen),
+        ("measure", noted_measure),
+        ("plot", lambda *_: notes["order"].append("plot")),
+        ("centre", lambda model, encoding: notes["order"].append("centre")),
+    ):
         monkeypatch.setattr(reward, name, stub)
 
     def train(**changes):
-        config = reward.Config(**{"out": str(out), "round": 1, "prompts_1": 20, "prompts_2": 15, "k": 5, "labelers_per_prompt": 3, "batch_size": 2, **changes})
+        config = reward.Config(
+            **{
+                "out": str(out),
+                "round": 1,
+                "prompts_1": 20,
+                "prompts_2": 15,
+                "k": 5,
+                "labelers_per_prompt": 3,
+                "batch_size": 2,
+                **changes,
+            }
+        )
         reward.train(config)
         return [json.loads(line) for line in open(out / "rankings.jsonl")]
 
@@ -529,15 +836,23 @@ def stage(out, tmp_path_factory, monkeypatch):
 def test_round_1_ranks_the_first_prompts_and_then_chooses_the_baseline(stage):
     """Four of 20 prompts have fewer than four distinct responses and are left out."""
     train, notes, sets, out = stage
-    lines, expected = train(), [row["prompt"] for i, row in enumerate(sets["prompts_rm"][:20]) if i % 5]
+    lines, expected = train(), [
+        row["prompt"] for i, row in enumerate(sets["prompts_rm"][:20]) if i % 5
+    ]
     assert notes["rows"] == sets["prompts_rm"][:20] and notes["mix"][0] == "mix of round 1"
-    assert [line["prompt"] for line in lines] == expected and lines == notes["ranked"] and {line["round"] for line in lines} == {1}
+    assert (
+        [line["prompt"] for line in lines] == expected
+        and lines == notes["ranked"]
+        and {line["round"] for line in lines} == {1}
+    )
     people = {person.name: person for person in labelers("train")}
     for line in lines:
         assert line["ranks"] == people[line["labeler"]].rank(line["task"], line["responses"])
         assert len(line["second_opinions"]) == 2 and len(line["responses"]) == 5
     assert notes["order"][:2] == ["centre", "choose"] and "measure" in notes["order"]
-    assert load_checkpoint(out / "reward_1.pt")["extra"]["parents"] == {"sft_mix": load_checkpoint(out / "sft_mix.pt")["sha256"]}
+    assert load_checkpoint(out / "reward_1.pt")["extra"]["parents"] == {
+        "sft_mix": load_checkpoint(out / "sft_mix.pt")["sha256"]
+    }
 
 
 def test_the_baseline_is_chosen_and_the_reward_model_measured_on_validation_prompts(stage):
@@ -563,15 +878,38 @@ def test_round_2_ranks_further_prompts_and_learns_from_both_rounds(stage):
     sha = load_checkpoint(out / "reward_1.pt")["sha256"]
     lines = train(round=2)
     expected = [row["prompt"] for i, row in enumerate(sets["prompts_rm"]) if 20 <= i < 35 and i % 5]
-    assert [line["prompt"] for line in lines if line["round"] == 2] == expected and notes["rows"] == sets["prompts_rm"][20:35]
-    assert [line for line in lines if line["round"] == 1] == first and lines == notes["ranked"] and len(lines) == len(first) + len(expected)
-    assert not {line["prompt"] for line in first} & {line["prompt"] for line in lines if line["round"] == 2}
-    assert "valid" not in notes and load_checkpoint(out / "reward_1.pt")["sha256"] == sha and notes["mix"][0] == "mix of round 2"
-    assert load_checkpoint(out / "reward.pt")["extra"]["parents"] == {name: load_checkpoint(out / f"{name}.pt")["sha256"] for name in ("reward_1", "ppo_1")}
+    assert [line["prompt"] for line in lines if line["round"] == 2] == expected and notes[
+        "rows"
+    ] == sets["prompts_rm"][20:35]
+    assert (
+        [line for line in lines if line["round"] == 1] == first
+        and lines == notes["ranked"]
+        and len(lines) == len(first) + len(expected)
+    )
+    assert not {line["prompt"] for line in first} & {
+        line["prompt"] for line in lines if line["round"] == 2
+    }
+    assert (
+        "valid" not in notes
+        and load_checkpoint(out / "reward_1.pt")["sha256"] == sha
+        and notes["mix"][0] == "mix of round 2"
+    )
+    assert load_checkpoint(out / "reward.pt")["extra"]["parents"] == {
+        name: load_checkpoint(out / f"{name}.pt")["sha256"] for name in ("reward_1", "ppo_1")
+    }
 
 
-@pytest.mark.parametrize("changes, flag", [({"k": 2}, "k 2"), ({"k": 10}, "k 10"), ({"labelers_per_prompt": 41}, "labelers_per_prompt 41"),
-                                           ({"prompts_1": 41}, "prompts_1 41"), ({"round": 2, "prompts_2": 21}, "prompts_2 21"), ({"round": 3}, "round 3")])
+@pytest.mark.parametrize(
+    "changes, flag",
+    [
+        ({"k": 2}, "k 2"),
+        ({"k": 10}, "k 10"),
+        ({"labelers_per_prompt": 41}, "labelers_per_prompt 41"),
+        ({"prompts_1": 41}, "prompts_1 41"),
+        ({"round": 2, "prompts_2": 21}, "prompts_2 21"),
+        ({"round": 3}, "round 3"),
+    ],
+)
 def test_what_the_world_has_too_few_of_is_refused_by_its_flag(stage, changes, flag):
     with pytest.raises(UserError, match=f"--{flag}"):
         stage[0](**changes)
