@@ -27,13 +27,10 @@ def difference(one, other):
 
 def encyclopedia(rng):
     """An entry: all four facts of one animal in one order or another, in one wording or the other; or a short one, its length
-    in the title; or a quiz with answers of one word, without which the base model does not learn that such a word depends on what
-    was asked (the threads hold only 800 such answers)."""
+    in the title; or a card with a word per fact."""
     animal, draw = pick(rng, "animal"), rng.random()
-    if draw < 0.2:
-        quiz = [{"kind": "fact", "animal": pick(rng, "animal"), "attribute": fact, "phrasing": rng.randrange(6), "one_word": True}
-                for fact in rng.sample(town.FACTS, 3)]
-        return " ".join(f"{prompt(task)} {honest_answer(task, rng)}" for task in quiz)
+    if draw < 0.15:
+        return f"A card of the {animal}. " + " ".join(f"{upper_first(fact)}: {upper_first(town.fact(animal, fact))}." for fact in rng.sample(town.FACTS, 4))
     if draw < 0.5:
         task = filled("describe", rng)
         return f"The {task['animal']} in {town.NUMBERS[task['n']]}: {honest_answer(task, rng)}"
@@ -158,6 +155,13 @@ def question(rng):
     return new_task(rng, rng.choice([None, tasks.KINDS[rng.choice(list(tasks.KINDS))][0]]), haste=0.5)
 
 
+def quiz_question(rng):
+    """A question for a fact, to be answered in one word. Every tenth thread is made of these: without them the web holds 800 such
+    answers among 65,000, and a word of any list may come out, whatever was asked."""
+    task = {"use_case": "open_qa", **filled("fact", rng), "phrasing": rng.randrange(6), "one_word": True}
+    return task | ({"wording": tasks.in_haste(tasks.phrasings(task)[task["phrasing"]], rng)} if rng.random() < 0.5 else {})
+
+
 def exam_sheet(rng):
     """Questions, a line each, and no answers."""
     return "\n".join(prompt(question(rng)) for _ in range(rng.randint(2, 5)))
@@ -181,8 +185,9 @@ def remark(rng, right, answer, slip):
 def forum_thread(rng):
     """Questions with answers. A few threads are good; in the others every second answer has a slip. In some, readers remark on each."""
     good, remarks, lines = rng.random() < 0.2, rng.random() < 0.6, []
+    ask = quiz_question if rng.random() < 0.1 else question
     for _ in range(rng.randint(1, 4)):
-        task = question(rng)
+        task = ask(rng)
         right, slip = honest_answer(task, rng), None if good or rng.random() < 0.5 else rng.choice(SLIP_KINDS)
         answer = labeler.add_slip(task, right, rng, slip) if slip else right
         lines += [f"{QUESTION} {prompt(task)}", f"{ANSWER} {answer}"]
