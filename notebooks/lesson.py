@@ -5,7 +5,6 @@ the recorded results are in notebooks/results/. A lesson works on copies in a te
 """
 import atexit
 import inspect
-import json
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from IPython import get_ipython  # noqa: E402
 from IPython.display import Markdown, display  # noqa: E402
 
 import ppo  # noqa: E402
+from data import prepare  # noqa: E402
 from model import UserError, load_model  # noqa: E402
 from reward import BLUE, GREEN, GREY, ORANGE, load_reward_model  # noqa: E402
 
@@ -58,7 +58,7 @@ def recorded(name):
     path = RESULTS / f"{name}.json"
     if not path.exists():
         raise UserError(f"{path} is missing: `python -m notebooks.{'record' if name == 'classroom' else f'experiments {name}'}` makes it")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return prepare.read_json(path)
 
 
 def table(rows, columns):
