@@ -7,18 +7,14 @@ architecture to the letter (Radford et al. 2019), with the parameter names that 
 much smaller. It can continue texts of Toytown, the toy world in data/; it has not learnt to do what it is told. That takes three more steps:
 sft.py, reward.py, ppo.py.
 
-In this file, top to bottom: the architecture; sampling and log-probabilities; checkpoints; the few helpers that every
-stage shares; and below a rule, pretraining and talking to a checkpoint:
+In this file, top to bottom: the architecture; sampling and log-probabilities; the few helpers that every stage shares (what
+a reader of RLHF need not see, files and flags, is in data/prepare.py); and below a rule, pretraining and talking to a checkpoint:
 
     python model.py                             # pretrains the base model
     python model.py --chat out/ppo_ptx.pt       # talks to any checkpoint, typed or piped
 """
 import ctypes
-import dataclasses
-import hashlib
-import json
 import math
-import os
 import random
 import sys
 import time
@@ -31,7 +27,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from data.prepare import UserError, parse_flags, run_script  # noqa: F401  (for the other scripts)
+from data.prepare import (MetricLog, UserError, alone, check_standing, context_of, fingerprint, load_checkpoint, made,  # noqa: F401
+                          missing, need, parse_flags, run_script, save_checkpoint, settings_of, stage_extra, world_hash)
 
 # ---------------------------------------------------------------- the architecture
 
@@ -280,50 +277,7 @@ def batches_of_like_length(items, size, length, rng):
     return rng.sample(batches, len(batches))
 
 
-# ---------------------------------------------------------------- checkpoints
-
-
-def fingerprint(state, *more):
-    """SHA-256 of tensors (names, shapes, bytes) and of anything else that goes through JSON."""
-    digest = hashlib.sha256(json.dumps(more, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def save_checkpoint(path, model, **extra):
-    """Writes weights, shape and `extra` (stage, its config, seed, parents' hashes), whole or not at all; returns the hash."""
-    path = Path(path)
-    saved = {"kind": type(model).__name__, "config": dataclasses.asdict(model.config),
-             "state": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, "extra": extra}
-    saved["sha256"] = fingerprint(saved["state"], saved["kind"], saved["config"], extra)
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.save(saved, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError):             # torch reports a full disk as a RuntimeError
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written (is the disk full?); what was saved before is untouched") from None
-    return saved["sha256"]
-
-
-def load_checkpoint(path, device="cpu"):
-    """A dict with kind, config, state, extra and sha256. No pickle is executed; a missing, damaged or foreign file raises
-    UserError (torch alone would load a flipped bit without a word)."""
-    if not Path(path).exists():
-        raise UserError(f"{path}: no such checkpoint")
-    try:
-        saved = torch.load(path, map_location=device, weights_only=True)
-        intact = saved["sha256"] == fingerprint(saved["state"], saved["kind"], saved["config"], saved["extra"])
-    except Exception as error:
-        raise UserError(f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})") from None
-    if not intact:
-        raise UserError(f"{path}: damaged, its contents do not match their hash; make it again")
-    if not all(tensor.isfinite().all() for tensor in saved["state"].values()):
-        raise UserError(f"{path}: holds weights that are not numbers (NaN or infinity); make it again")
-    return saved
+# ---------------------------------------------------------------- what every stage shares
 
 
 def load_model(path, device="cpu", kind=GPT, **changes):
@@ -339,9 +293,6 @@ def load_model(path, device="cpu", kind=GPT, **changes):
     return model.eval()
 
 
-# ---------------------------------------------------------------- what every stage shares
-
-
 @dataclass
 class Common:
     """Flags of every stage."""
@@ -350,92 +301,9 @@ class Common:
     device: str = "auto"        # cpu, cuda, mps; auto takes cpu: these models are too small for a GPU to help much (not measured)
 
 
-def stage_extra(config, stage, made_from=()):
-    """What a checkpoint says of its making: stage, settings, seed, and the hashes of the checkpoints it was made from."""
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "device", "seed")}
-    hashes = {name: load_checkpoint(Path(config.out) / f"{name}.pt")["sha256"] for name in made_from}
-    return {"stage": stage, "settings": settings, "seed": config.seed, "world": world_hash(), "parents": hashes}
-
-
-def world_hash():
-    """A hash of the world's committed files: runs of different worlds do not mix. Line ends do not count (git may turn them), and
-    no stray file does. A missing file raises UserError."""
-    digest = hashlib.sha256()
-    for path in [*(prepare.FOLDER / f"{name}.jsonl" for name in sorted(prepare.SIZES)), tokenizer.PATH]:
-        digest.update(path.name.encode() + prepare.read_bytes(path))
-    return digest.hexdigest()
-
-
-def made(config, name, settings=None):
-    """Whether out/name.pt exists; raises UserError if it belongs to another run (seed, world, settings or parents differ)."""
-    check_standing(config, {name: settings})
-    return (Path(config.out) / f"{name}.pt").exists()
-
-
-def check_standing(config, products):
-    """products: {name: the settings that would make it, None if any will do}. Raises one UserError if some that exist belong to
-    another run; it names the first, why, and all that has to go: what was made from them, too."""
-    reasons = {name: complaint(config, name, settings or {}) for name, settings in products.items()
-               if (Path(config.out) / f"{name}.pt").exists()}
-    wrong = [name for name, reason in reasons.items() if reason]
-    if wrong:
-        files = ", ".join(f"{config.out}/{name}.pt" for name in with_descendants(config.out, wrong))
-        raise UserError(f"{reasons[wrong[0]]} or delete {files}")
-
-
-def complaint(config, name, settings):
-    """Why out/name.pt cannot stand in this run, and what to do other than delete it; "" if it can. A parent that is missing is no
-    reason: the same run makes it again, to the bit."""
-    path, extra = Path(config.out) / f"{name}.pt", load_checkpoint(Path(config.out) / f"{name}.pt")["extra"]
-    elsewhere = "choose another folder with --out,"
-    if extra.get("seed") != config.seed:
-        return f"{path} was made with seed {extra.get('seed')}, not {config.seed}: choose another folder, --out {config.out}_{config.seed},"
-    if extra.get("world") != world_hash():
-        return f"{path} was made in another world, the files in data/ have changed since: run `python -m data.prepare --corpus`; {elsewhere}"
-    for key, value in settings.items():
-        if extra["settings"].get(key) != value:
-            return f"{path} was made with --{key} {extra['settings'].get(key)}, not {value}: {elsewhere}"
-    for parent, sha in extra["parents"].items():
-        file = Path(config.out) / f"{parent}.pt"
-        if file.exists() and load_checkpoint(file)["sha256"] != sha:
-            return f"{path} was made from another {parent}.pt than the one in {config.out}: {elsewhere}"
-    return ""
-
-
-def with_descendants(out, names):
-    """The names, and those of all checkpoints in `out` that were made from them, directly or not."""
-    parents, found = {}, list(names)
-    for path in sorted(Path(out).glob("*.pt")):
-        try:
-            parents[path.stem] = load_checkpoint(path)["extra"]["parents"]
-        except (UserError, KeyError):                                   # not one of a run's
-            continue
-    for one in found:
-        found += [name for name in parents if one in parents[name] and name not in found and not name.endswith("_value")]
-    return found
-
-
-def context_of(config, base=None):
-    """The context, in tokens, of out/gpt.pt, or of the model that is still to be made with the settings `base`; infinity if unknown."""
-    path = Path(config.out) / "gpt.pt"
-    return load_checkpoint(path)["config"]["block_size"] if path.exists() else base.block_size if base else math.inf
-
-
-def need(config, name, script):
-    """The path of an earlier stage's checkpoint; raises UserError if it is missing or of another run."""
-    if not made(config, name):
-        raise UserError(f"{config.out}/{name}.pt is missing: run `python {script}` first")
-    return Path(config.out) / f"{name}.pt"
-
-
 def set_up(config):
     """Seeds everything, makes the output folder and returns (device, random.Random, torch.Generator)."""
-    try:
-        Path(config.out).mkdir(parents=True, exist_ok=True)
-        (Path(config.out) / ".writable").touch()
-        (Path(config.out) / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"--out {config.out}: cannot be written to ({error.strerror})") from None
+    prepare.writable(config.out)
     keep_freed_memory()
     torch.manual_seed(config.seed)
     generator = generator_on(config.device, config.seed)
@@ -464,21 +332,6 @@ def cosine(step, steps, peak, warmup=0):
     if step < warmup:
         return peak * (0.1 + 0.9 * step / warmup)
     return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
-
-
-class MetricLog:
-    """out/name.jsonl, a line at a time. NaN or infinity in training stops it with one line."""
-
-    def __init__(self, config, name):
-        self.path = Path(config.out) / f"{name}.jsonl"
-        self.file = open(self.path, "w", encoding="utf-8", newline="\n")
-
-    def write(self, **metrics):
-        for name, value in metrics.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{name} became {value} at step {metrics.get('step')} (see {self.path}): lower the learning rate")
-        self.file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}) + "\n")
-        self.file.flush()
 
 
 # ================================================================ step 0: pretraining the base model
@@ -632,6 +485,8 @@ def chat(path, device):
     """Answers each line of standard input; an empty line or end of file stops."""
     generator = generator_on(device, 0)
     model, encoding = load_model(path, generator.device), tokenizer.load()
+    if model.config.vocab_size != encoding.n_vocab:
+        raise UserError(f"{path}: knows {model.config.vocab_size} tokens, {tokenizer.PATH} has {encoding.n_vocab}: made in another world")
     if sys.stdin.isatty():
         print(f"talking to {path}: a line a prompt, an empty line to stop")
     for line in sys.stdin:
@@ -647,7 +502,10 @@ def chat(path, device):
 
 def main(config):
     """Pretrains, or talks to a checkpoint."""
-    chat(config.chat, config.device) if config.chat else train(config)
+    if config.chat:
+        chat(config.chat, config.device)
+    else:
+        alone(config, ["gpt"], settings_of(config), train)
 
 
 if __name__ == "__main__":

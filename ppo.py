@@ -43,11 +43,12 @@ import sft as sft_stage
 from data import corpus, prepare, tasks, tokenizer
 from data import judge as gold_judge
 from data.labeler import labelers
-from model import (Common, MetricLog, UserError, check_standing, context_of, corpus_batches, corpus_loss, generate, load_checkpoint,
-                   load_model, made, need, pad_batch, read_corpus, run_script, save_checkpoint, set_up, stage_extra, validation_loss)
+from model import (Common, MetricLog, UserError, alone, check_standing, context_of, corpus_batches, corpus_loss, generate, load_checkpoint,
+                   load_model, missing, need, pad_batch, read_corpus, run_script, save_checkpoint, set_up, settings_of, stage_extra,
+                   validation_loss)
 from reward import BLUE, GREEN, GREY, MAX_NEW_TOKENS, ORANGE, load_reward_model, plt
 
-NOT_TRAINING = ("seed", "out", "device", "split", "iterations", "iterations_1")     # flags that no policy's weights depend on by themselves
+NOT_TRAINING = ("split", "iterations", "iterations_1")          # settings that no policy's weights depend on by themselves
 AT_ONCE = 64                    # episodes that go through a network together: the more, the more padding and memory
 
 
@@ -273,9 +274,9 @@ def check(config, block_size):
     prepare.check_room(block_size, prompts, "RL, the longest prompt with its response,", MAX_NEW_TOKENS)
 
 
-def settings_of(config, name, iterations, gamma_ptx):
+def policy_settings(config, name, iterations, gamma_ptx):
     """The settings that make out/<name>.pt and no others: saved with it, and what a later run must ask for to keep it."""
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_TRAINING}
+    settings = {key: value for key, value in pretraining.settings_of(config).items() if key not in NOT_TRAINING}
     return settings | {"iterations_1" if name == "ppo_1" else "iterations": iterations, "gamma_ptx": gamma_ptx}
 
 
@@ -322,7 +323,7 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
         if iteration in (0, iterations - 1):
             for row, (text, _), value in list(zip(prompts, batch["answers"], batch["scores"].tolist()))[:2]:
                 tqdm.write(f"    [{value:+.2f}] {row['prompt']} -> {text}")
-    settings = settings_of(config, name, iterations, gamma_ptx)
+    settings = policy_settings(config, name, iterations, gamma_ptx)
     extra = stage_extra(config, "ppo", made_from=["sft_mix", reward_name]) | {"settings": settings}
     save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)         # as it is: only the policy is averaged
     save_checkpoint(Path(config.out) / f"{name}.pt", average, **extra)         # last: where it stands, the stage is finished
@@ -534,7 +535,7 @@ def plot_losses(out):
     """out/losses.png: pretraining and SFT."""
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
     for axis, name, x in ((axes[0], "gpt", "step"), (axes[1], "sft", "epoch")):
-        rows = [json.loads(line) for line in open(out / f"{name}.jsonl", encoding="utf-8")]
+        rows = prepare.read_jsonl(out / f"{name}.jsonl")
         checks = [row for row in rows if "valid_loss" in row]
         by_epoch = [row[x] if x == "step" else row["step"] / max(1, rows[-1]["step"]) * rows[-1]["epoch"] for row in rows]
         axis.plot(by_epoch, [row["loss"] for row in rows], color=BLUE, alpha=0.5, linewidth=0.7, label="training")
@@ -554,7 +555,7 @@ def plot_dashboard(out):
               ("length", "response length (tokens)"), ("explained_variance", "explained variance of returns"), ("entropy", "entropy (nats a token)")]
     fig, axes = plt.subplots(2, 3, figsize=(13, 6.4))
     for name, colour, style in (("ppo", ORANGE, "--"), ("ppo_ptx", BLUE, "-")):
-        rows = [json.loads(line) for line in open(out / f"{name}.jsonl", encoding="utf-8")]
+        rows = prepare.read_jsonl(out / f"{name}.jsonl")
         for axis, (key, title) in zip(axes.flat, panels):
             axis.plot([row["step"] for row in rows], [row[key] for row in rows], color=colour, linestyle=style, label=TITLES[name])
             axis.set(title=title, xlabel="iteration")
@@ -612,6 +613,32 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 ** 2 if sys.platform == "darwin" else 1024)
 
 
+def times(path):
+    """out/seconds.json: the seconds that each stage has taken so far."""
+    stages = ("data", "pretrain", "sft", "reward", "ppo")
+    found = prepare.read_json(path) if path.exists() else dict.fromkeys(stages, 0.0)
+    if not isinstance(found, dict) or not all(isinstance(found.get(stage), (int, float)) for stage in stages):
+        raise UserError(f"{path}: damaged, delete it")
+    return found
+
+
+def check_complete(config):
+    """Raises UserError if a stage is finished, but something that it left beside its checkpoint is missing: says what to delete."""
+    out = Path(config.out)
+    beside = {"gpt": ["gpt.jsonl"], "sft_mix": ["sft.jsonl", "sft_mix.jsonl"], "reward_1": ["reward_1.jsonl", "rankings.jsonl"],
+              "reward": ["reward_2.jsonl", "rankings.jsonl", "reward.png"],
+              **{name: [f"{name}.jsonl", f"{name}_value.pt"] for name in ("ppo_1", "ppo", "ppo_ptx")}}
+    standing = {name: files for name, files in beside.items() if (out / f"{name}.pt").exists()}
+    if "sft_mix" in standing:
+        reward_stage.sft_epochs(config)
+    for file in [file for files in standing.values() for file in files]:
+        makers = ", ".join(f"{out}/{name}.pt" for name, files in standing.items() if file in files)
+        if not (out / file).exists():
+            raise UserError(f"{out}/{file} is missing: delete {makers}, and `python ppo.py` makes all of it again")
+        if file.endswith(".jsonl") and file != "rankings.jsonl":        # the pictures are drawn from these
+            prepare.read_jsonl(out / file, step=int)
+
+
 def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     """Runs every stage that has no output yet, then evaluates. Settings of earlier stages may be given (tests do)."""
     set_up(config)
@@ -621,33 +648,42 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     block_size = context_of(config, pretrain)
     policies = {"ppo_1": ("reward_1", config.iterations_1, 0.0), "ppo": ("reward", config.iterations, 0.0),
                 "ppo_ptx": ("reward", config.iterations, config.gamma_ptx)}
-    wanted = {"gpt": None, "sft_mix": None, "sft": None, "reward": None,
-              **{name: settings_of(config, name, *dials) for name, (_, *dials) in policies.items()}}
-    # stage, product, what it needs, how it is made
-    plan = [("pretrain", "gpt", lambda: None, lambda: pretraining.train(pretrain)),
-            ("sft", "sft_mix", lambda: sft_stage.check(sft, block_size), lambda: sft_stage.train(sft)),
-            ("reward", "sft", lambda: reward_stage.check(reward_1, block_size), lambda: reward_stage.train(reward_1)),
-            ("ppo", "ppo_1", lambda: check(config, block_size), lambda: fit(config, "ppo_1", *policies["ppo_1"])),
-            ("reward", "reward", lambda: reward_stage.check(reward_2, block_size), lambda: reward_stage.train(reward_2)),
-            ("ppo", "ppo", lambda: check(config, block_size), lambda: fit(config, "ppo", *policies["ppo"])),
-            ("ppo", "ppo_ptx", lambda: check(config, block_size), lambda: fit(config, "ppo_ptx", *policies["ppo_ptx"]))]
+
+    def policy(name):
+        reward_name, *dials = policies[name]
+        return ("ppo", [name], policy_settings(config, name, *dials), lambda: check(config, block_size),
+                lambda: fit(config, name, reward_name, *dials))
+
+    # stage, what it makes, with which settings, what it needs, how it is made
+    plan = [("pretrain", ["gpt"], settings_of(pretrain), lambda: None, lambda: pretraining.train(pretrain)),
+            ("sft", ["sft_mix"], settings_of(sft), lambda: sft_stage.check(sft, block_size), lambda: sft_stage.train(sft)),
+            ("reward", ["reward_1", "sft"], reward_stage.dependencies(reward_1), lambda: reward_stage.check(reward_1, block_size),
+             lambda: reward_stage.train(reward_1)),
+            policy("ppo_1"),
+            ("reward", ["reward"], reward_stage.dependencies(reward_2), lambda: reward_stage.check(reward_2, block_size),
+             lambda: reward_stage.train(reward_2)),
+            policy("ppo"), policy("ppo_ptx")]
+
     # First everything that the run needs, so that nothing is found missing after hours of work.
-    check_standing(config, wanted)
+    check_standing(config, {name: settings if stage == "ppo" else None for stage, names, settings, _, _ in plan for name in names})
     check_evaluation(config, block_size)
-    for _, product, needs, _ in plan:
-        if not (out / f"{product}.pt").exists():
+    for _, names, settings, needs, _ in plan:
+        if missing(config, names, settings):
             needs()
-    start, clock = time.time(), out / "seconds.json"
-    seconds = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else dict.fromkeys(("data", "pretrain", "sft", "reward", "ppo"), 0.0)
+    check_complete(config)
+    seconds = times(out / "seconds.json")
+    start = time.time()
     prepare.corpus_texts()
     seconds["data"] += time.time() - start
-    for stage, product, _, make in plan:
-        if made(config, product, wanted[product]):
+    prepare.write(out / "seconds.json", json.dumps(seconds))
+    for stage, names, settings, _, make in plan:
+        if not missing(config, names, settings):
+            check_standing(config, dict.fromkeys(names, settings if stage == "ppo" else None))     # its parents may be new
             continue
         start = time.time()
         make()
         seconds[stage] += time.time() - start
-        prepare.write(clock, json.dumps(seconds))
+        prepare.write(out / "seconds.json", json.dumps(seconds))
     start = time.time()
     results, rows, responses = evaluate(config)
     plot_losses(out)
@@ -662,5 +698,10 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     return results
 
 
+def main(config):
+    """The command line."""
+    alone(config, [], {}, run)
+
+
 if __name__ == "__main__":
-    run_script(run, Config, __doc__)
+    run_script(main, Config, __doc__)

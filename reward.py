@@ -29,8 +29,9 @@ from tqdm import tqdm
 from data import prepare, tokenizer
 from data.judge import judge
 from data.labeler import agreement, labelers, opinions_without_noise
-from model import (GPTConfig, MetricLog, Common, Trunk, UserError, batches_of_like_length, context_of, cosine, generate, init_weights,
-                   load_checkpoint, load_model, muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up, stage_extra)
+from model import (GPTConfig, MetricLog, Common, Trunk, UserError, alone, batches_of_like_length, context_of, cosine, generate, init_weights,
+                   load_checkpoint, load_model, muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up,
+                   settings_of, stage_extra)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
@@ -72,10 +73,12 @@ def samplers(config):
 
 
 def sft_epochs(config):
-    """The names of the SFT epochs that were kept, e.g. ["01", ..., "16"]."""
-    names = sorted((path.stem for path in (Path(config.out) / "sft_epochs").glob("*.pt")), key=int)
-    if not names:
-        raise UserError(f"{config.out}/sft_epochs is empty: run `python sft.py` first")
+    """The names of the SFT epochs, e.g. ["01", ..., "16"]; one that is missing raises UserError."""
+    mixed = need(config, "sft_mix", "sft.py")                           # saved last, it knows how many there were
+    names = [f"{epoch:02d}" for epoch in range(1, load_checkpoint(mixed)["extra"]["settings"]["epochs"] + 1)]
+    for path in (Path(config.out) / "sft_epochs" / f"{name}.pt" for name in names):
+        if not path.exists():
+            raise UserError(f"{path} is missing: delete {mixed}, and `python sft.py` makes both again")
     return names
 
 
@@ -370,6 +373,11 @@ def centre(model, encoding):
     model.bias -= sum(scores) / len(scores)
 
 
+def dependencies(config):
+    """The settings that this round's products depend on."""
+    return {key: value for key, value in settings_of(config).items() if config.round == 2 or key != "prompts_2"}
+
+
 def share(config):
     """Which of the prompts this round ranks: (the first, how many)."""
     return (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
@@ -399,19 +407,21 @@ def train(config):
     people, (first, wanted) = labelers("train"), share(config)
     check(config, context_of(config))
     print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
-    rows, earlier, responses, mix = prompts[first:first + wanted], [], [], samplers(config)
+    rows, earlier, later, responses, mix = prompts[first:first + wanted], [], [], [], samplers(config)
     if config.round == 2:
         earlier = [line for line in read_rankings(path) if line["round"] == 1]
         need(config, "sft", "reward.py")                                # it is read at the end: better missed now
+    elif (Path(config.out) / "reward.pt").exists() and path.exists():   # round 1 made again: round 2 has learnt from its own lines
+        later = [line for line in read_rankings(path) if line["round"] == 2]
     for i in tqdm(range(0, len(rows), 1_000), desc="sampling and ranking"):
         responses += collect(rows[i:i + 1_000], mix, config.k, rng, generator)
     kept = [(row, answers) for row, answers in zip(rows, responses) if len(answers) >= min(4, config.k)]
     ranked = earlier + rank([row for row, _ in kept], [answers for _, answers in kept], people, rng, config.round, config.labelers_per_prompt)
     model, losses = fit(config, ranked)
     centre(model, encoding)
-    prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked))   # with the model: what stands there is what it learnt from
+    prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked + later))   # with the model: what stands there is what it learnt from
     name, parents = ("reward_1", ["sft_mix"]) if config.round == 1 else ("reward", ["reward_1", "ppo_1"])
-    extra = stage_extra(config, "reward", made_from=parents)
+    extra = stage_extra(config, "reward", made_from=parents) | {"settings": dependencies(config)}
     if config.round == 1:
         save_checkpoint(Path(config.out) / f"{name}.pt", model, **extra)
         keep_best_sft(config, model, valid)
@@ -424,5 +434,10 @@ def train(config):
     print(f"made {config.out}/{name}.pt from {len(ranked):,} rankings in {time.time() - start:.0f} s. Next: python ppo.py\n")
 
 
+def main(config):
+    """The command line."""
+    alone(config, ["reward"] if config.round == 2 else ["reward_1", "sft"], dependencies(config), train)
+
+
 if __name__ == "__main__":
-    run_script(train, Config, __doc__)
+    run_script(main, Config, __doc__)

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from model import (Common, MetricLog, UserError, batches_of_like_length, corpus_batches, corpus_loss, cosine, load_model, need, pad_batch,
-                   read_corpus, run_script, save_checkpoint, set_up, stage_extra)
+from model import (Common, MetricLog, UserError, alone, batches_of_like_length, corpus_batches, corpus_loss, cosine, load_model, need,
+                   pad_batch, read_corpus, run_script, save_checkpoint, set_up, settings_of, stage_extra)
 
 
 @dataclass
@@ -133,7 +133,8 @@ def train(config):
     def keep(epoch, model, valid_loss):
         if epoch == 1:              # an earlier run's models go now that there are new ones, and all of them: two runs must not mix
             for old in [Path(config.out) / "sft_mix.pt", *folder.glob("*.pt")]:
-                old.unlink(missing_ok=True)
+                if old.stem == "sft_mix" or old.stem.isdecimal():       # and nothing that somebody else has put there
+                    old.unlink(missing_ok=True)
         losses.append(valid_loss)
         save_checkpoint(folder / f"{epoch:02d}.pt", model, **extra, epoch=epoch, valid_loss=valid_loss)
 
@@ -145,5 +146,10 @@ def train(config):
           f"{config.out}/sft_mix.pt in {time.time() - start:.0f} s. Next: python reward.py\n")
 
 
+def main(config):
+    """The command line."""
+    alone(config, ["sft_mix"], settings_of(config), train)
+
+
 if __name__ == "__main__":
-    run_script(train, Config, __doc__)
+    run_script(main, Config, __doc__)

@@ -2,8 +2,13 @@
 
 Change a list in data/toytown.py, run this, and everything follows. `--corpus` writes only data/corpus.txt, the one file
 that is not committed; the training scripts do that by themselves when it is missing.
+
+Above it, what the four scripts share and a reader of RLHF need not see: the main guard and the flags, files, checkpoints and where
+they came from.
 """
 import argparse
+import contextlib
+import ctypes
 import dataclasses
 import difflib
 import errno
@@ -37,6 +42,9 @@ HELD_OUT_PHRASINGS = {"prompts_eval": 0.15, "prompts_closed": 0.15}     # the sh
 
 FURTHER_WORDINGS = {"demonstrations": 0.4, "prompts_rm": 0.4, "prompts_rl": 0.4}   # the share in one of the further wordings
 HASTE = {"demonstrations": 0.3, "prompts_rm": 0.3, "prompts_rl": 0.3}              # the share typed in haste
+
+
+# ---------------------------------------------------------------- the main guard and the flags
 
 
 class UserError(Exception):
@@ -109,9 +117,64 @@ def run_script(train, config_class, doc):
     guarded(lambda: train(parse_flags(config_class, doc)))
 
 
+# ---------------------------------------------------------------- files
+
+
+def writable(folder):
+    """Makes the folder that --out names; raises UserError if nothing can be written into it."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / ".writable").touch()
+        (Path(folder) / ".writable").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written to ({error.strerror})") from None
+
+
+def runs(pid):
+    """Whether there is a process of this number."""
+    if sys.platform == "win32":                                         # os.kill(pid, 0) would not ask there, but interrupt
+        kernel, code = ctypes.windll.kernel32, ctypes.c_ulong(0)
+        process = kernel.OpenProcess(0x1000, False, pid)                # PROCESS_QUERY_LIMITED_INFORMATION
+        kernel.GetExitCodeProcess(process, ctypes.byref(code))
+        kernel.CloseHandle(process)
+        return code.value == 259                                        # STILL_ACTIVE
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:                                             # somebody else's
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def alone_in(folder, name=".lock"):
+    """One run at a time in a folder: the file .lock holds the number of the process that works there; UserError if it still does. A
+    killed run's lock is taken over."""
+    writable(folder)
+    lock = Path(folder) / name
+    while True:
+        try:
+            with open(lock, "x", encoding="utf-8", newline="\n") as file:
+                file.write(str(os.getpid()))
+            break
+        except FileExistsError:
+            for wait in (0.2, 0):                                       # it may be about to write its number, or to end
+                owner = lock.read_text(encoding="utf-8", errors="replace") if lock.exists() else ""
+                time.sleep(0 if owner else wait)
+        if owner.isdecimal() and int(owner) != os.getpid() and runs(int(owner)):
+            raise UserError(f"another run (process {owner}) works in {folder}: let it end, or choose another folder with --out; "
+                            f"if there is none, delete {lock}")
+        lock.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
 def write(path, text):
     """Writes a file whole or not at all: to a neighbour first, then renamed."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")      # two runs may make the same corpus at once
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
         os.replace(partial, path)
@@ -127,6 +190,14 @@ def read_bytes(path, maker="python -m data.prepare"):
         return Path(path).read_bytes().replace(b"\r\n", b"\n")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `{maker}`") from None
+
+
+def read_json(path):
+    """A JSON file's content; a missing or damaged one raises UserError."""
+    try:
+        return json.loads(read_bytes(path).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged, delete it ({error})") from None
 
 
 def read_jsonl(path, maker="python -m data.prepare", **types):
@@ -163,6 +234,178 @@ def check_room(block_size, sequences, what, more=0):
 EVALUATION = ("prompts_valid", "prompts_eval", "prompts_closed")    # what is measured: no prompt of these stands anywhere else
 
 PROMPT = {"prompt": str, "use_case": str, "task": dict}             # what a line of a prompts file must have
+
+
+# ---------------------------------------------------------------- checkpoints and where they came from
+
+
+def fingerprint(state, *more):
+    """SHA-256 of tensors (names, shapes, bytes) and of anything else that goes through JSON."""
+    digest = hashlib.sha256(json.dumps(more, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(path, model, **extra):
+    """Writes weights, shape and `extra` (stage, its config, seed, parents' hashes), whole or not at all; returns the hash."""
+    path = Path(path)
+    import torch                                                        # here: to write the world takes none
+
+    saved = {"kind": type(model).__name__, "config": dataclasses.asdict(model.config),
+             "state": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, "extra": extra}
+    saved["sha256"] = fingerprint(saved["state"], saved["kind"], saved["config"], extra)
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.save(saved, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError):             # torch reports a full disk as a RuntimeError
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written (is the disk full?); what was saved before is untouched") from None
+    return saved["sha256"]
+
+
+def load_checkpoint(path, device="cpu"):
+    """A dict with kind, config, state, extra and sha256. No pickle is executed; a missing, damaged or foreign file raises
+    UserError (torch alone would load a flipped bit without a word)."""
+    import torch
+
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+        intact = saved["sha256"] == fingerprint(saved["state"], saved["kind"], saved["config"], saved["extra"])
+    except Exception as error:
+        raise UserError(f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})") from None
+    if not intact:
+        raise UserError(f"{path}: damaged, its contents do not match their hash; make it again")
+    if not all(tensor.isfinite().all() for tensor in saved["state"].values()):
+        raise UserError(f"{path}: holds weights that are not numbers (NaN or infinity); make it again")
+    return saved
+
+
+def settings_of(config):
+    """The settings that a checkpoint remembers and that another run must have in common with it."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "device", "seed", "chat")}
+
+
+def stage_extra(config, stage, made_from=()):
+    """What a checkpoint says of its making: stage, settings, seed, and the hashes of the checkpoints it was made from."""
+    hashes = {name: load_checkpoint(Path(config.out) / f"{name}.pt")["sha256"] for name in made_from}
+    return {"stage": stage, "settings": settings_of(config), "seed": config.seed, "world": world_hash(), "parents": hashes}
+
+
+def world_hash():
+    """A hash of the world's committed files: runs of different worlds do not mix. Line ends do not count (git may turn them), and
+    no stray file does. A missing file raises UserError."""
+    digest = hashlib.sha256()
+    for path in [*(FOLDER / f"{name}.jsonl" for name in sorted(SIZES)), tokenizer.PATH]:
+        digest.update(path.name.encode() + read_bytes(path))
+    return digest.hexdigest()
+
+
+def made(config, name, settings=None):
+    """Whether out/name.pt exists; raises UserError if it belongs to another run (seed, world, settings or parents differ)."""
+    check_standing(config, {name: settings})
+    return (Path(config.out) / f"{name}.pt").exists()
+
+
+def check_standing(config, products):
+    """products: {name: the settings that would make it, None if any will do}. Raises one UserError if some that exist belong to
+    another run; it names the first, why, and all that has to go: what was made from them, too."""
+    reasons = {name: complaint(config, name, settings or {}) for name, settings in products.items()
+               if (Path(config.out) / f"{name}.pt").exists()}
+    wrong = [name for name, reason in reasons.items() if reason]
+    if wrong:
+        files = ", ".join(f"{config.out}/{name}.pt" for name in with_descendants(config.out, wrong))
+        raise UserError(f"{reasons[wrong[0]]} or delete {files}")
+
+
+def complaint(config, name, settings):
+    """Why out/name.pt cannot stand in this run, and what to do other than delete it; "" if it can. A parent that is missing is no
+    reason: the same run makes it again, to the bit."""
+    path, extra = Path(config.out) / f"{name}.pt", load_checkpoint(Path(config.out) / f"{name}.pt")["extra"]
+    elsewhere = "choose another folder with --out,"
+    if extra.get("seed") != config.seed:
+        return f"{path} was made with seed {extra.get('seed')}, not {config.seed}: choose another folder, --out {config.out}_{config.seed},"
+    if extra.get("world") != world_hash():
+        return f"{path} was made in another world, the files in data/ have changed since: run `python -m data.prepare --corpus`; {elsewhere}"
+    for key, value in settings.items():
+        if extra["settings"].get(key) != value:
+            return f"{path} was made with --{key} {extra['settings'].get(key)}, not {value}: {elsewhere}"
+    for parent, sha in extra["parents"].items():
+        file = Path(config.out) / f"{parent}.pt"
+        if file.exists() and load_checkpoint(file)["sha256"] != sha:
+            return f"{path} was made from another {parent}.pt than the one in {config.out}: {elsewhere}"
+    return ""
+
+
+def with_descendants(out, names):
+    """The names, and those of all checkpoints in `out` that were made from them, directly or not."""
+    parents, found = {}, list(names)
+    for path in sorted(Path(out).glob("*.pt")):
+        try:
+            parents[path.stem] = load_checkpoint(path)["extra"]["parents"]
+        except (UserError, KeyError):                                   # not one of a run's
+            continue
+    for one in found:
+        found += [name for name in parents if one in parents[name] and name not in found and not name.endswith("_value")]
+    return found
+
+
+def missing(config, names, settings):
+    """Which of the checkpoints that a stage makes together are missing. If only some are, the stage makes all again, to the bit; so
+    those that stand must have been made with the settings it would use now, else UserError."""
+    there = {name: (Path(config.out) / f"{name}.pt").exists() for name in names}
+    gone = [name for name in names if not there[name]]
+    try:
+        check_standing(config, {name: settings for name in names if there[name] and gone})
+    except UserError as error:
+        raise UserError(f"{config.out}/{gone[0]}.pt is missing, and {error}") from None
+    return gone
+
+
+def alone(config, names, settings, work):
+    """The command line's way into a stage that makes these checkpoints: one run at a time in a folder, and what is finished is not
+    replaced (UserError); work(config) as a function replaces it."""
+    with alone_in(config.out):
+        if names and not missing(config, names, settings):
+            check_standing(config, dict.fromkeys(names, settings))
+            raise UserError(f"{config.out}/{names[0]}.pt stands already, trained with these settings: delete it to train again")
+        work(config)
+
+
+def context_of(config, base=None):
+    """The context, in tokens, of out/gpt.pt, or of the model that is still to be made with the settings `base`; infinity if unknown."""
+    path = Path(config.out) / "gpt.pt"
+    return load_checkpoint(path)["config"]["block_size"] if path.exists() else base.block_size if base else math.inf
+
+
+def need(config, name, script):
+    """The path of an earlier stage's checkpoint; raises UserError if it is missing or of another run."""
+    if not made(config, name):
+        raise UserError(f"{config.out}/{name}.pt is missing: run `python {script}` first")
+    return Path(config.out) / f"{name}.pt"
+
+
+class MetricLog:
+    """out/name.jsonl, a line at a time. NaN or infinity in training stops it with one line."""
+
+    def __init__(self, config, name):
+        self.path = Path(config.out) / f"{name}.jsonl"
+        self.file = open(self.path, "w", encoding="utf-8", newline="\n")
+
+    def write(self, **metrics):
+        for name, value in metrics.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{name} became {value} at step {metrics.get('step')} (see {self.path}): lower the learning rate")
+        self.file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}) + "\n")
+        self.file.flush()
+
+
+# ---------------------------------------------------------------- the world
 
 
 def draw_prompts(sizes=SIZES, seed=SEED, seen=()):

@@ -84,7 +84,8 @@ class Lab:
         stages = self.stages(seed)
         config = stages["config"]
         if not (Path(config.out) / "results.json").exists():
-            ppo.run(**stages)
+            with prepare.alone_in(config.out):                          # experiments may run side by side: one of them makes it
+                ppo.run(**stages)
         return config
 
     def policy(self, seed, name, gamma_ptx=0.0, **changes):
@@ -224,7 +225,7 @@ def metadata(lab):
 
 def with_truthfulness(lab, config):
     """results.json's entries, and `truthful`: the share of right answers to open questions with a false premise, further ones included."""
-    entries = json.loads((Path(config.out) / "results.json").read_text(encoding="utf-8"))["models"]
+    entries = prepare.read_json(Path(config.out) / "results.json")["models"]
     generator, judge_model = torch.Generator().manual_seed(config.seed), reward.load_reward_model(Path(config.out) / "reward.pt")
     rows = [row for row in lab.rows + lab.more_rows(4_000) if row["task"]["kind"] in ("yesno", "why")
             and row["task"]["value"] != town.fact(row["task"]["animal"], row["task"]["attribute"])]
@@ -323,7 +324,7 @@ def optimise_against(lab, seed, n):
     config = dataclasses.replace(config, beta=0.0, iterations=2 if lab.quick else 60)
     if not made(config, "ppo"):
         ppo.fit(config, "ppo", "reward", config.iterations, 0.0)
-    log = [json.loads(line) for line in open(Path(config.out) / "ppo.jsonl", encoding="utf-8")]
+    log = prepare.read_jsonl(Path(config.out) / "ppo.jsonl", step=int)
     return {"ppo": [{"kl": row["kl"], "proxy": row["score"], "gold": row["gold"]} for row in log],
             "best_of_n": best_of_n(lab, config, 8 if lab.quick else 64)}
 
@@ -439,7 +440,7 @@ def train_in(lab, base, config, rounds, ranking):
     if not made(config, "sft_mix"):
         gpt = Path(base.out) / "gpt.pt"
         model.save_checkpoint(out / "gpt.pt", load_model(gpt), **{**model.load_checkpoint(gpt)["extra"], "world": model.world_hash()})
-        settings = sft.Config(**common, mix_epochs=1 if lab.quick else 8)
+        settings = sft.Config(**common, epochs=1, mix_epochs=1 if lab.quick else 8)
         mixed = sft.fit(settings, "sft_mix", settings.mix_epochs, settings.mix, lambda *_: None)
         for path in (out / "sft_epochs" / "01.pt", out / "sft_mix.pt"):                 # one model serves as baseline and as start
             model.save_checkpoint(path, mixed, **model.stage_extra(settings, "sft", ["gpt"]))
@@ -745,10 +746,17 @@ EXPERIMENTS = {"figure_1": (figure_1, picture_figure_1, "3.1 h"), "metadata": (m
 def run(name, quick=False):
     """Makes what results/NAME.json lacks, a row at a time, then the picture; returns the sentence."""
     lab = Lab(quick)
+    with prepare.alone_in(lab.runs, f".{name}.lock"):                   # others may run beside it, the same one may not
+        measure(lab, name)
+    return draw(name, lab.results)
+
+
+def measure(lab, name):
+    """Makes what results/NAME.json lacks, a row at a time."""
     path = lab.results / f"{name}.json"
     found = {"cores": torch.get_num_threads(), "prompts": len(lab.rows), "seconds": 0.0, "rows": {}}
-    if path.exists() and not quick:
-        found = json.loads(path.read_text(encoding="utf-8"))
+    if path.exists() and not lab.quick:
+        found = prepare.read_json(path)
     for key, job in tqdm(list(EXPERIMENTS[name][0](lab)), desc=name):
         if key not in found["rows"]:
             start = time.time()
@@ -756,7 +764,6 @@ def run(name, quick=False):
             found["seconds"] += time.time() - start
             path.parent.mkdir(parents=True, exist_ok=True)
             prepare.write(path, json.dumps(rounded(found), indent=1))
-    return draw(name, lab.results)
 
 
 def rounded(x):
@@ -768,7 +775,7 @@ def rounded(x):
 
 def draw(name, folder=RESULTS):
     """The picture of one experiment, from its file alone, and its sentence."""
-    rows = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    rows = prepare.read_json(folder / f"{name}.json")["rows"]
     fig, axes = plt.subplots(1, 3, figsize=(14, 4))
     seeds = sorted({key.rsplit("seed ", 1)[1] for key in rows})
     sentence = f"{EXPERIMENTS[name][1](rows, axes)} (Seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}.)"
@@ -791,7 +798,7 @@ def main():
         if flags.name != "pictures":
             print(f"\n{name}: {run(name, flags.quick)}")
         elif (RESULTS / f"{name}.json").exists():
-            known = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+            known = prepare.read_json(RESULTS / f"{name}.json")["rows"]
             finished = all(key in known for key, _ in experiment(Lab(False)))
             print(f"\n{name}: {draw(name) if finished else f'not finished, no picture: run `python -m notebooks.experiments {name}`'}")
 

@@ -5,7 +5,6 @@ the recorded results are in notebooks/results/. A lesson works on copies in a te
 """
 import atexit
 import inspect
-import json
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from IPython import get_ipython  # noqa: E402
 from IPython.display import Markdown, display  # noqa: E402
 
 import ppo  # noqa: E402
+from data import prepare  # noqa: E402
 from model import UserError, load_model  # noqa: E402
 from reward import BLUE, GREEN, GREY, ORANGE, load_reward_model  # noqa: E402
 
@@ -58,7 +58,7 @@ def recorded(name):
     path = RESULTS / f"{name}.json"
     if not path.exists():
         raise UserError(f"{path} is missing: `python -m notebooks.{'record' if name == 'classroom' else f'experiments {name}'}` makes it")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return prepare.read_json(path)
 
 
 def table(rows, columns):
@@ -115,15 +115,24 @@ def ask(question, prepared, fits=lambda answer: True, hint=""):
     """The student's answer, asked again until it fits; the prepared one where nobody sits before the screen (`python -m notebooks.run`)."""
     if os.environ.get("LESSON_UNATTENDED"):
         return prepared
-    while not fits(answer := input(f"{question} ").strip().lower() or prepared):
-        print(hint)
-    return answer
+    try:
+        while not fits(answer := input(f"{question} ").strip().lower() or prepared):
+            print(hint)
+        return answer
+    except (EOFError, NotImplementedError):                 # a kernel without a keyboard, as nbconvert's
+        return prepared
 
 
 def ask_ranks(prepared):
-    """The student's ranks of as many responses as `prepared` ranks."""
-    hint = f"{len(prepared)} numbers, please, e.g. {' '.join(map(str, range(1, len(prepared) + 1)))}; equal numbers tie"
-    given = ask("Your ranks:", " ".join(map(str, prepared)), lambda text: len(n := text.split()) == len(prepared) and all(x.isdigit() for x in n), hint)
+    """The student's ranks of as many responses as `prepared` ranks, at least one better than another: there must be something to compare."""
+    hint = (f"{len(prepared)} numbers from 1 to 9, please, e.g. {' '.join(map(str, range(1, len(prepared) + 1)))}; "
+            "equal numbers tie, but not all may")
+
+    def fits(text):
+        ranks = text.split()
+        return len(ranks) == len(prepared) and set(ranks) <= set("123456789") and len(set(ranks)) > 1
+
+    given = ask("Your ranks:", " ".join(map(str, prepared)), fits, hint)
     return [int(number) for number in given.split()]
 
 

@@ -42,12 +42,13 @@ def checkpoints(run):
 
 def curve(path):
     """A metrics file, the columns that lessons draw."""
-    return [{key: row[key] for key in COLUMNS} for row in map(json.loads, open(path, encoding="utf-8"))]
+    return [{key: row[key] for key in COLUMNS} for row in prepare.read_jsonl(path, step=int)]
 
 
 def sft_epochs(config):
     """For every SFT epoch: validation loss, the reward model's mean score of its samples, and their gold utility."""
-    losses = {row["epoch"]: row["valid_loss"] for row in map(json.loads, open(Path(config.out) / "sft.jsonl", encoding="utf-8")) if "valid_loss" in row}
+    log = prepare.read_jsonl(Path(config.out) / "sft.jsonl", step=int)
+    losses = {row["epoch"]: row["valid_loss"] for row in log if "valid_loss" in row}
     scores = {name: mean for name, mean, _ in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]}
     rows, table = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)[:500], []
     for name in reward.sft_epochs(config):
@@ -127,7 +128,7 @@ def main():
              "ppo": lambda: curve(run / "ppo.jsonl"), "ppo_ptx": lambda: curve(run / "ppo_ptx.jsonl"), "beta_0": lambda: curve(run / "beta_0.0.jsonl"),
              "one_round": lambda: one_round(config), "no bug": lambda: with_bug(config, None),
              **{name: (lambda name=name: with_bug(config, next(bug for bug in BUGS if bug.name == name))) for name in SYMPTOMS}, "pairs": lambda: pairs(lab)}
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seed": 1, "cores": torch.get_num_threads(), "seconds": 0.0, "parts": {}}
+    found = prepare.read_json(path) if path.exists() else {"seed": 1, "cores": torch.get_num_threads(), "seconds": 0.0, "parts": {}}
     for name, make in tqdm(parts.items(), desc="recording"):
         if name not in found["parts"]:
             start = time.time()

@@ -3,11 +3,13 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import model
 import ppo
@@ -217,3 +219,143 @@ def test_a_pipe_that_nobody_reads_ends_a_command_without_a_word(parrot, tmp_path
         done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace")
         assert done.stderr == "" and (tmp_path / "code").read_text(encoding="utf-8").strip() in ("141", "0"), words
         assert (tmp_path / "said").stat().st_size == 1
+
+
+# ---------------------------------------------------------------- nothing is replaced unasked
+
+
+def finish(out, stage, name, settings, parents=()):
+    """A checkpoint as a finished stage leaves it; untrained."""
+    save_checkpoint(out / f"{name}.pt", GPT(GPTConfig(n_layer=1)), **model.stage_extra(settings, stage, parents))
+
+
+@pytest.fixture
+def stages_done(tmp_path):
+    """A folder in which model.py, sft.py and both rounds of reward.py seem finished, with the default settings."""
+    torch.manual_seed(0)
+    common = dict(out=str(tmp_path))
+    finish(tmp_path, "pretrain", "gpt", model.Config(**common))
+    finish(tmp_path, "sft", "sft_mix", sft.Config(**common), ["gpt"])
+    finish(tmp_path, "reward", "reward_1", reward.Config(**common), ["sft_mix"])
+    finish(tmp_path, "sft", "sft", reward.Config(**common), ["gpt", "reward_1"])
+    finish(tmp_path, "reward", "reward", reward.Config(**common, round=2), ["reward_1"])
+    return tmp_path
+
+
+def refused(module, out, *words):
+    """The line with which a script's main guard refuses a command line."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as error:
+        config = model.parse_flags(module.Config, "", [*words, "--out", str(out)])
+        patch.setattr(module, "train", lambda config: pytest.fail("trained"))
+        module.main(config)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("module, words, name", [(model, [], "gpt"), (sft, [], "sft_mix"), (reward, [], "reward_1"), (reward, ["--round", "2"], "reward"),
+                                                 (reward, ["--prompts_2", "9"], "reward_1")])
+def test_a_finished_stage_is_not_trained_over(module, words, name, stages_done):
+    before = {path: path.read_bytes() for path in stages_done.iterdir()}
+    assert refused(module, stages_done, *words).startswith(f"{stages_done}/{name}.pt stands already, trained with these settings: delete it")
+    assert {path: path.read_bytes() for path in stages_done.iterdir()} == before
+
+
+@pytest.mark.parametrize("module, words, said", [(model, ["--steps", "5"], "gpt.pt was made with --steps 4400, not 5"),
+                                                 (sft, ["--epochs", "3"], "sft_mix.pt was made with --epochs 16, not 3"),
+                                                 (reward, ["--k", "4"], "reward_1.pt was made with --k 6, not 4"),
+                                                 (reward, ["--round", "2", "--epochs", "1"], "reward.pt was made with --epochs 3, not 1"),
+                                                 (sft, ["--seed", "2"], "made with seed 1, not 2: choose another folder, --out .*_2")])
+def test_other_settings_are_named_before_anything_is_replaced(module, words, said, stages_done):
+    assert re.search(said, refused(module, stages_done, *words))
+
+
+def test_what_a_deleted_base_model_takes_with_it_is_named(stages_done):
+    """Another gpt.pt: all that was made from the first has to go, and the line lists it."""
+    finish(stages_done, "pretrain", "gpt", model.Config(out=str(stages_done), steps=5))
+    said = refused(sft, stages_done)
+    assert "sft_mix.pt was made from another gpt.pt" in said
+    assert set(said.split("delete ")[1].split(", ")) == {f"{stages_done}/{name}.pt" for name in ("sft_mix", "sft", "reward_1", "reward")}
+
+
+def test_a_stage_that_is_half_finished_goes_on(stages_done, monkeypatch):
+    """Killed between reward_1.pt and sft.pt: the same command makes both."""
+    (stages_done / "sft.pt").unlink()
+    trained = []
+    monkeypatch.setattr(reward, "train", trained.append)
+    reward.main(reward.Config(out=str(stages_done)))
+    assert len(trained) == 1
+    assert "sft.pt is missing, and" in refused(reward, stages_done, "--k", "4")
+
+
+@pytest.mark.parametrize("module, flag", [(model, "chat"), (model, "out"), (sft, "device"), (ppo, "split")])
+def test_an_empty_value_is_refused(module, flag, capsys):
+    """`--chat ""` used to train."""
+    for words in ([f"--{flag}", ""], [f"--{flag}="]):
+        with pytest.raises(SystemExit) as stopped:
+            model.parse_flags(module.Config, "", words)
+        assert stopped.value.code == 2 and f"--{flag}: needs a value" in capsys.readouterr().err
+
+
+def test_help_shows_that_a_flag_without_a_default_takes_a_value(capsys):
+    with pytest.raises(SystemExit):
+        model.parse_flags(model.Config, "", ["--help"])
+    assert "--chat TEXT" in capsys.readouterr().out
+
+
+def test_a_number_too_large_for_torch_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        model.parse_flags(model.Config, "", ["--seed", "99999999999999999999"])
+    assert "--seed 99999999999999999999: too large" in capsys.readouterr().err
+
+
+def test_one_run_at_a_time_works_in_a_folder(tmp_path):
+    """The second is told so; a killed one's lock is taken over; a lock that says nothing, too."""
+    code = "import sys, time; from data import prepare\nwith prepare.alone_in(sys.argv[1]): print('in', flush=True); time.sleep(60)"
+    first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert first.stdout.readline().strip() == b"in"
+        assert prepare.runs(first.pid) and prepare.runs(os.getpid())
+        with pytest.raises(UserError, match=f"process {first.pid}.*works in {re.escape(str(tmp_path))}.*--out"), prepare.alone_in(tmp_path):
+            pytest.fail("two at once")
+    finally:
+        first.kill()
+        first.communicate()
+    assert (tmp_path / ".lock").read_text(encoding="utf-8") == str(first.pid) and not prepare.runs(first.pid)
+    with prepare.alone_in(tmp_path), prepare.alone_in(tmp_path):
+        assert (tmp_path / ".lock").read_text(encoding="utf-8") == str(os.getpid())
+    for left in ("", "\x00", "9" * 40):
+        (tmp_path / ".lock").write_text(left, encoding="utf-8", newline="\n")
+        with prepare.alone_in(tmp_path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["model.py", "sft.py", "reward.py", "ppo.py"])
+def test_every_script_minds_the_lock(script, tmp_path):
+    (tmp_path / ".lock").write_text(str(os.getpid()), encoding="utf-8", newline="\n")
+    done = command(script, "--out", tmp_path)
+    assert done.returncode == 2 and f"error: another run (process {os.getpid()}) works in {tmp_path}" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+# ---------------------------------------------------------------- messages name the file or the flag
+
+
+def test_a_checkpoint_of_another_vocabulary_is_no_partner_to_talk_to(tmp_path):
+    save_checkpoint(tmp_path / "small.pt", GPT(GPTConfig(64, 16, 1, 1, 8)))
+    with pytest.raises(UserError, match="small.pt: knows 64 tokens, .*toytown.tiktoken has 1024"):
+        model.chat(tmp_path / "small.pt", "cpu")
+
+
+def test_an_epoch_that_is_missing_is_named(stages_done):
+    """The paper's choice among 16 epochs is not made among 15."""
+    with pytest.raises(UserError, match="sft_epochs/01.pt is missing: delete .*sft_mix.pt, and `python sft.py` makes both again"):
+        reward.sft_epochs(reward.Config(out=str(stages_done)))
+
+
+def test_too_little_memory_is_one_line(capsys):
+    def work():
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+    with pytest.raises(SystemExit):
+        prepare.guarded(work)
+    assert capsys.readouterr().err.strip() == "error: not enough memory for a model or a batch of this size: choose smaller ones"

@@ -92,6 +92,39 @@ def test_the_checkpoints_are_small():
     assert sorted(path.stem for path in lesson.CHECKPOINTS.glob("*.pt")) == sorted(lesson.MODELS)
 
 
+def test_no_ranks_that_a_student_types_break_a_later_cell(monkeypatch, capsys):
+    """All tied twelve times was a division by zero two cells on; what is asked again gets one hint."""
+    monkeypatch.delenv("LESSON_UNATTENDED", raising=False)
+    for typed in ("1 1 1 1", "\u00b2 1 1 2", "0 1 2 3", "1 2 3 " + "9" * 5_000, "1 2 3 4 5", "-1 1 2 3", "1,2,3,4", "1.0 2 3 4"):
+        waiting = iter([typed, "1 1 1 2"])
+        monkeypatch.setattr("builtins.input", lambda question: next(waiting))
+        assert lesson.ask_ranks([1, 2, 3, 4]) == [1, 1, 1, 2]
+        assert capsys.readouterr().out.count("\n") == 1, typed
+    cells = json.loads(NOTEBOOKS[2].read_text(encoding="utf-8"))["cells"]
+    source = next("".join(cell["source"]) for cell in cells if "def my_agreement" in "".join(cell["source"]))
+    names = {}
+    exec(source[:source.index("mine =")], names)
+    for ranks in ([1, 1, 1, 2], [1, 1, 1, 1]):
+        assert names["my_agreement"]([ranks] * 12, [[2, 1, 1, 1]] * 12) in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("silent", [EOFError, NotImplementedError])
+def test_where_nobody_can_type_the_prepared_answer_is_taken(silent, monkeypatch):
+    def unheard(question):
+        raise silent
+    monkeypatch.delenv("LESSON_UNATTENDED", raising=False)
+    monkeypatch.setattr("builtins.input", unheard)
+    assert lesson.ask_ranks([2, 1, 1, 3]) == [2, 1, 1, 3] and lesson.ask_vote(0.9) == "a"
+
+
+def test_no_lesson_counts_the_lines_of_a_script():
+    """Such a number is wrong as soon as the script changes."""
+    for path in NOTEBOOKS:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            text = "".join(cell["source"])
+            assert cell["cell_type"] == "code" or not re.search(r"\.py`?,? (\(|of |has )?[\d,]+ lines|[\d,]+ lines of (code|`)", text), text
+
+
 def test_a_question_is_asked_again_until_the_answer_fits(monkeypatch):
     """Typed nonsense is asked again, nothing typed means the prepared answer, and unattended nobody is asked."""
     def typed(*lines):

@@ -258,7 +258,7 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path):
 def test_a_checkpoint_of_another_world_is_refused(tiny, tmp_path, monkeypatch):
     config = Stage(out=str(tmp_path))
     save_checkpoint(tmp_path / "a.pt", tiny, **model.stage_extra(config, "a"))
-    monkeypatch.setattr(model, "world_hash", lambda: "another")
+    monkeypatch.setattr(prepare, "world_hash", lambda: "another")
     with pytest.raises(UserError, match="a.pt.*another world"):
         made(config, "a")
 

@@ -227,6 +227,69 @@ def test_other_settings_in_the_same_folder_are_refused(finished):
     assert finished.files() == before
 
 
+PRODUCTS = WEIGHTS + ["sft_epochs/01", "sft_epochs/02", "ppo_1_value", "ppo_value", "ppo_ptx_value"]
+BESIDE = ["gpt.jsonl", "sft.jsonl", "sft_mix.jsonl", "reward_1.jsonl", "reward_2.jsonl", "rankings.jsonl", "ppo_1.jsonl", "ppo.jsonl",
+          "ppo_ptx.jsonl", "losses.png", "reward.png", "ppo.png", "figures.png", "results.json", "seconds.json"]
+
+
+@pytest.mark.parametrize("product", [f"{name}.pt" for name in PRODUCTS] + BESIDE)
+def test_what_is_missing_is_made_again_to_the_bit_or_the_line_says_what_to_delete(product, finished, tmp_path, monkeypatch):
+    """Any one file of a finished run deleted, and then those that the line names: the same command ends with the same files. (What the
+    evaluation says of the same models is left to test_a_second_run_trains_nothing.)"""
+    monkeypatch.setattr(ppo, "evaluate", lambda config: ({**finished.results}, [], []))
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    (out / product).unlink()
+    stages, before = settings(out), {path.relative_to(out) for path in out.rglob("*")} | {Path(product)}
+    try:
+        ppo.run(**stages)
+    except UserError as error:
+        said = str(error)
+        assert product in said and "\n" not in said and product.removesuffix(".pt") not in WEIGHTS
+        for name in said.split("delete ")[1].split(", and `")[0].split(", "):
+            Path(name).unlink()
+        ppo.run(**stages)
+    assert {path.relative_to(out) for path in out.rglob("*")} == before
+    same = [path for path in before if path.suffix in (".pt", ".jsonl")]
+    assert len(same) > 20 and [path for path in same if (out / path).read_bytes() != (finished.out / path).read_bytes()] == []
+
+
+def test_what_is_made_again_with_other_settings_replaces_nothing_that_stands(finished, tmp_path):
+    """reward_1.pt and sft.pt are made together: other settings would make another sft.pt."""
+    shutil.copytree(finished.out, tmp_path / "out")
+    (tmp_path / "out" / "reward_1.pt").unlink()
+    stages = settings(tmp_path / "out")
+    with pytest.raises(UserError, match="reward_1.pt is missing, and .*sft.pt was made with --k 4, not 5: .*delete .*sft.pt"):
+        ppo.run(**stages | {"reward_1": dataclasses.replace(stages["reward_1"], k=5)})
+
+
+@pytest.mark.parametrize("name, content, said", [("seconds.json", "{", "damaged, delete it"), ("seconds.json", "[1]", "damaged, delete it"),
+                                                 ("gpt.jsonl", '{"step": 0}\n{"st', "line 2"), ("ppo.jsonl", "", "empty")])
+def test_a_damaged_file_beside_the_models_is_named_before_anything_is_trained(name, content, said, finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    (out / name).write_text(content, encoding="utf-8", newline="\n")
+    (out / "ppo_ptx.pt").unlink()
+    with pytest.raises(UserError, match=f"{name}.*{said}"):
+        ppo.run(**settings(out))
+    assert not (out / "ppo_ptx.pt").exists()
+
+
+def test_stray_files_do_not_disturb(finished, tmp_path, monkeypatch):
+    """What macOS leaves on a memory stick, and a student's own copy: not read, not deleted."""
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    strays = [out / "._gpt.pt", out / "sft_epochs" / "._01.pt", out / "sft_epochs" / "best.pt", out / "mine.pt"]
+    for stray in strays:
+        stray.write_bytes(b"\x00\x05\x16\x07")
+    assert ppo.run(**settings(out))["models"] == finished.results["models"]
+    with pytest.raises(UserError, match="ppo_1.pt was made with --beta"):
+        ppo.run(**settings(out) | {"config": dataclasses.replace(settings(out)["config"], beta=0.5)})
+    (out / "sft_mix.pt").unlink()
+    sft.train(settings(out)["sft"])
+    assert all(stray.exists() for stray in strays)
+
+
 def refusal(finished, **changes):
     """What the same command with other flags is refused with."""
     with pytest.raises(UserError) as refused:
