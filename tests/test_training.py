@@ -227,6 +227,8 @@ def test_a_pass_over_the_corpus_reads_every_document_once_in_batches_of_about_so
         assert sorted(map(len, seen)) == [*range(2, 62), 300]
     full = [next(corpus_batches([words(10)] * 95, 100, rng)) for _ in range(5)]
     assert max(map(len, full)) == 10  # as many as there is room for
+    long = corpus_batches([words(300)] * 3, 100, rng)
+    assert [len(next(long)) for _ in range(6)] == [1] * 6  # no batch is empty
 
 
 def test_a_pass_over_many_documents_reads_them_all():
@@ -677,6 +679,8 @@ def test_sft_starts_from_the_base_model_and_refuses_batches_that_it_cannot_fill(
         list(tuned.state_dict().values()), list(load_model(desk / "gpt.pt").state_dict().values())
     )
     assert len(notes.optimizers[0].param_groups[0]["params"]) == len(list(tuned.parameters()))
+    with pytest.raises(UserError, match="seed 1, not 2"):
+        sft.fit(settings(desk, seed=2), "sft", 1, 0.0, lambda *_: None)
     with pytest.raises(UserError, match="batch_size 40.*39 demonstrations"):
         sft.fit(settings(desk, batch_size=40), "sft", 1, 0.0, lambda *_: None)
 
