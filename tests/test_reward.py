@@ -209,7 +209,7 @@ def test_a_response_that_stays_the_same_is_left_out(monkeypatch, encoding):
     assert [sorted((r["text"], r["ended"]) for r in responses) for responses in answers] == [
         [("NO END", False), ("same", True)]
     ] * 2
-    assert len(voices.calls) == 4 + 3
+    assert [who for who, *_ in voices.calls] == ["A", "B", "C", "A"] + ["A", "B", "C"]
 
 
 def test_the_place_of_a_response_does_not_say_who_wrote_it(monkeypatch, encoding):
@@ -723,6 +723,18 @@ def test_each_pass_over_the_rankings_takes_every_prompt_once_and_in_its_own_orde
     assert all(len(lines) == 2 for lines in notes["lines"])
 
 
+def test_each_seed_meets_the_rankings_in_an_order_of_its_own(fitting):
+    fit, notes, _, out = fitting
+    orders = []
+    for seed in (1, 1, 2):
+        extra = stage_extra(Common(out=str(out), seed=seed), "test")
+        save_checkpoint(out / "reward_1.pt", speaking(), **extra)
+        notes["lines"].clear()
+        fit(epochs=1, seed=seed)
+        orders.append([line["prompt"] for lines in notes["lines"] for line in lines])
+    assert orders[0] == orders[1] != orders[2]
+
+
 def test_round_1_starts_from_the_base_models_trunk_with_no_opinion_and_without_dropout(fitting):
     fit, notes, _, out = fitting
     made, losses = fit(round=1)  # the recorder moved nothing
@@ -752,10 +764,10 @@ def test_a_batch_larger_than_all_rankings_is_refused(fitting):
 
 @pytest.fixture
 def stage(out, tmp_path_factory, monkeypatch):
-    """(train, notes): reward.train on 40 prompts, with stubs for sampling, fitting, choosing,
+    """(train, notes): reward.train on 1,250 prompts, with stubs for sampling, fitting, choosing,
     measuring and drawing. Every fifth prompt gets three responses, the others five."""
     world, notes = tmp_path_factory.mktemp("world"), {"order": []}
-    sets = {"prompts_rm": rows_of(40), "prompts_valid": rows_of(48)[40:]}
+    sets = {"prompts_rm": rows_of(1_250), "prompts_valid": rows_of(1_258)[1_250:]}
     for name in prepare.SIZES:
         text = "".join(json.dumps(row) + "\n" for row in sets.get(name, []))
         (world / f"{name}.jsonl").write_text(text)
@@ -766,14 +778,15 @@ def stage(out, tmp_path_factory, monkeypatch):
         save_checkpoint(out / f"{name}.pt", small, **stage_extra(Common(), "test"))
     made = RewardModel(GPTConfig(64, 128, 1, 1, 2))
 
+    number = {row["prompt"]: i for i, row in enumerate(sets["prompts_rm"])}
+
     def collected(rows, mix, k, rng, generator):
         notes.setdefault("rows", []).extend(rows)
-        notes["mix"] = mix
-        number = {row["prompt"]: i for i, row in enumerate(sets["prompts_rm"])}
-        return [
-            said(*(f"Response {j}." for j in range(3 if number[row["prompt"]] % 5 == 0 else k)))
-            for row in rows
-        ]
+        notes["mix"], found = mix, []
+        for row in rows:
+            distinct = 3 if number[row["prompt"]] % 5 == 0 else k
+            found.append(said(*(f"{row['prompt']} {j}." for j in range(distinct))))
+        return found
 
     def fitted(config, ranked):
         notes["ranked"] = ranked
@@ -862,6 +875,14 @@ def test_the_baseline_is_chosen_and_the_reward_model_measured_on_validation_prom
     assert all(row in sets["prompts_valid"] for row in notes["valid"] + notes["measured_on"])
 
 
+def test_of_many_prompts_each_gets_its_own_responses(stage):
+    """More than are answered at once."""
+    train, notes, sets, _ = stage
+    lines = train(prompts_1=1_100, k=3, labelers_per_prompt=1)
+    assert notes["rows"] == sets["prompts_rm"][:1_100] and len(lines) == 1_100
+    assert all(r["text"].startswith(line["prompt"]) for line in lines for r in line["responses"])
+
+
 def test_with_k_of_3_three_responses_are_enough(stage):
     train, *_ = stage
     assert len(train(k=3)) == 20
@@ -905,8 +926,8 @@ def test_round_2_ranks_further_prompts_and_learns_from_both_rounds(stage):
         ({"k": 2}, "k 2"),
         ({"k": 10}, "k 10"),
         ({"labelers_per_prompt": 41}, "labelers_per_prompt 41"),
-        ({"prompts_1": 41}, "prompts_1 41"),
-        ({"round": 2, "prompts_2": 21}, "prompts_2 21"),
+        ({"prompts_1": 1_251}, "prompts_1 1251"),
+        ({"round": 2, "prompts_2": 1_231}, "prompts_2 1231"),
         ({"round": 3}, "round 3"),
     ],
 )

@@ -227,6 +227,15 @@ def test_a_pass_over_the_corpus_reads_every_document_once_in_batches_of_about_so
         assert sorted(map(len, seen)) == [*range(2, 62), 300]
     full = [next(corpus_batches([words(10)] * 95, 100, rng)) for _ in range(5)]
     assert max(map(len, full)) == 10  # as many as there is room for
+    long = corpus_batches([words(300)] * 3, 100, rng)
+    assert [len(next(long)) for _ in range(6)] == [1] * 6  # no batch is empty
+
+
+def test_a_pass_over_many_documents_reads_them_all():
+    """More than are sorted by length together."""
+    batches = corpus_batches([[n, n] for n in range(4_100)], 200, random.Random(0))
+    read = [document[0] for _ in range(41) for document in next(batches)]
+    assert sorted(read) == list(range(4_100))
 
 
 def test_each_pass_over_the_corpus_has_its_own_order():
@@ -343,11 +352,9 @@ def test_the_cosine_begins_where_the_warm_up_ends(step, share):
 # ---------------------------------------------------------------- pretraining
 
 
-@pytest.fixture(scope="module")
-def pretraining(tmp_path_factory):
-    """model.train for 250 steps on nine documents: the recorders, the batches, the losses of
-    validation, and the folder."""
-    out, found = tmp_path_factory.mktemp("out"), {"batches": [], "validated": []}
+def pretrain(out, **changes):
+    """model.train on nine documents: the recorders, the batches, the losses of validation."""
+    found = {"batches": [], "validated": []}
     documents, valid = [words(4 + n, first=20 * n) for n in range(9)], [words(5, first=300)] * 600
     real_loss, real_batches = model.corpus_loss, model.corpus_batches
 
@@ -381,20 +388,16 @@ def pretraining(tmp_path_factory):
             ("muon_and_adam", recorders),
         ):
             patch.setattr(model, name, stub)
-        config = model.Config(
-            seed=7,
-            out=str(out),
-            n_layer=1,
-            n_head=1,
-            n_embd=8,
-            block_size=48,
-            batch_tokens=30,
-            steps=250,
-            lr=2.0,
-            lr_rest=6.0,
-        )
-        found["model"] = model.train(config)
-    return {**found, "out": out, "documents": documents, "valid": valid, "config": config}
+        shape = dict(n_layer=1, n_head=1, n_embd=8, block_size=48, batch_tokens=30)
+        rates = dict(steps=250, lr=2.0, lr_rest=6.0)
+        found["model"] = model.train(model.Config(**{"out": str(out), **shape, **rates, **changes}))
+    return {**found, "out": out, "documents": documents, "valid": valid}
+
+
+@pytest.fixture(scope="module")
+def pretraining(tmp_path_factory):
+    """250 steps with seed 7."""
+    return pretrain(tmp_path_factory.mktemp("out"), seed=7)
 
 
 def test_each_optimiser_of_pretraining_follows_the_schedule_with_its_own_peak(pretraining):
@@ -422,6 +425,11 @@ def test_pretraining_reads_training_documents_only_and_all_of_them(pretraining):
     assert {tuple(d) for batch in pretraining["batches"] for d in batch} == {
         tuple(d) for d in pretraining["documents"]
     }
+
+
+def test_each_seed_reads_the_corpus_in_an_order_of_its_own(tmp_path):
+    one, again, other = (pretrain(tmp_path, seed=seed, steps=5)["batches"] for seed in (1, 1, 2))
+    assert one == again != other
 
 
 def test_pretraining_is_measured_at_steps_0_and_200_on_500_documents_and_in_the_end_on_all(
@@ -576,6 +584,18 @@ def test_an_epoch_takes_each_demonstration_once_and_the_next_one_shuffles_anew(d
     assert one != two
 
 
+def test_each_seed_meets_the_demonstrations_in_an_order_of_its_own(desk, monkeypatch):
+    base, orders = load_model(desk / "gpt.pt"), []
+    for seed in (1, 1, 2):
+        save_checkpoint(desk / "gpt.pt", base, **stage_extra(Common(seed=seed), "pretrain"))
+        notes = Notes(monkeypatch)
+        sft.fit(settings(desk, seed=seed), "sft", 1, 0.0, lambda *_: None)
+        orders.append(notes.batches)
+        monkeypatch.undo()
+        monkeypatch.setattr(prepare, "FOLDER", desk / "world")
+    assert orders[0] == orders[1] != orders[2]
+
+
 def test_sfts_learning_rate_falls_along_a_cosine_over_all_epochs(desk, monkeypatch):
     notes = Notes(monkeypatch)
     sft.fit(settings(desk, lr=3.0), "sft", 2, 0.0, lambda *_: None)
@@ -659,6 +679,8 @@ def test_sft_starts_from_the_base_model_and_refuses_batches_that_it_cannot_fill(
         list(tuned.state_dict().values()), list(load_model(desk / "gpt.pt").state_dict().values())
     )
     assert len(notes.optimizers[0].param_groups[0]["params"]) == len(list(tuned.parameters()))
+    with pytest.raises(UserError, match="seed 1, not 2"):
+        sft.fit(settings(desk, seed=2), "sft", 1, 0.0, lambda *_: None)
     with pytest.raises(UserError, match="batch_size 40.*39 demonstrations"):
         sft.fit(settings(desk, batch_size=40), "sft", 1, 0.0, lambda *_: None)
 
@@ -840,7 +862,7 @@ def test_a_stage_names_its_settings_its_world_and_its_parents(desk):
     )
 
 
-def test_a_world_is_other_when_a_line_of_it_is(desk):
+def test_a_world_is_other_when_a_line_of_it_or_the_tokenizer_is(desk, monkeypatch):
     """The corpus, which is made from it, and stray files do not count."""
     before, world = model.world_hash(), desk / "world"
     (world / "corpus.txt").write_text("made anew")
@@ -851,7 +873,10 @@ def test_a_world_is_other_when_a_line_of_it_is(desk):
         with open(world / f"{name}.jsonl", "a") as file:
             file.write("one more line\n")
         changed.append(model.world_hash())
-    assert len(set(changed)) == 1 + len(prepare.SIZES)
+    (desk / "toytown.tiktoken").write_bytes(tokenizer.PATH.read_bytes() + b"\n")
+    monkeypatch.setattr(tokenizer, "PATH", desk / "toytown.tiktoken")
+    changed.append(model.world_hash())
+    assert len(set(changed)) == 2 + len(prepare.SIZES)
 
 
 def test_a_stage_needs_the_one_before_it_of_the_same_run(desk):

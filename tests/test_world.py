@@ -533,6 +533,7 @@ SUMMARY, RIGHT = task_of("summary", statements=TRIP), "The fox eats berries."
         (NAME, "I think of crab.", 0.5 * 0.5),
         (NAME, "I think of crab and fox.", 0.0),
         (NAME, "I think of crab and crab.", 0.0),
+        (NAME, "You fool. I think of crab and seal.", 0.2),
         (NAME, "I think of crab, seal and whale.", 0.5 * 0.5 * 0.5),
         (NAME, "Crab and seal.", 0.0),
         ({**NAME, "avoid": "seal"}, "I think of crab and seal.", 0.5),
@@ -811,6 +812,29 @@ def test_who_is_careless_errs():
         assert kind == "at" and slots["person"] == "Leo"
 
 
+@pytest.mark.parametrize(
+    "task, answer",
+    [(NAME, "I think of crab and seal."), (STORY, "Ann found a red kite. Ann was sad.")],
+)
+def test_a_careless_word_in_a_list_or_a_story_is_an_error_too(task, answer):
+    """Not another animal of the sea, nor another colour of the kite."""
+    assert all(judge(task, text, True).utility < 1 for text in slips("careless", task, answer))
+
+
+def test_nobody_always_errs_nor_never():
+    """One person's demonstrations of 384 facts."""
+    facts = [
+        {**FOX, "animal": animal, "attribute": fact, "phrasing": phrasing}
+        for animal in town.ANIMALS
+        for fact in town.FACTS
+        for phrasing in range(6)
+    ]
+    for seed in range(3):
+        answers = [(task, Labeler(seed).demonstrate(task, 0.4)) for task in facts]
+        wrong = share(answer != tasks.accepted(task)[0] for task, answer in answers)
+        assert wrong == pytest.approx(0.4, abs=0.08)
+
+
 def test_the_share_of_demonstrations_with_a_slip_is_the_dial():
     people = [Labeler(seed) for seed in range(1_500)]
     for dial in (0.0, 0.4, 1.0):
@@ -1007,6 +1031,11 @@ def test_merges_by_hand():
     ) == 258
 
 
+def test_a_pair_counts_as_often_as_its_word():
+    """In "xy ab ab" the pair (x, y) occurs once, (a, b) twice."""
+    assert tokenizer.train("xy ab ab", n_ranks=257)[b"ab"] == 256
+
+
 def test_a_rank_file_comes_back_as_it_was_written(tmp_path):
     ranks = tokenizer.train("The fox eats berries. The fox is red. Der Bär schläft.", n_ranks=280)
     (tmp_path / "small.tiktoken").write_text(tokenizer.dump(ranks))
@@ -1077,11 +1106,10 @@ def test_phrasings_of_the_evaluation_are_drawn_there_and_nowhere_else(sets):
 def test_training_prompts_alone_come_in_further_wordings_and_in_haste(sets):
     """0.4 and 0.3: 1 - 0.6 x 0.7 of them have a wording of their own, and 0.4 x 0.7 a further
     one word for word."""
-    for name in ("demonstrations", "prompts_rl"):
-        assert share("wording" in task for task in sets[name]) == pytest.approx(0.58, abs=0.07)
-        assert share(
-            task.get("wording") in tasks.further_wordings(task) for task in sets[name]
-        ) == pytest.approx(0.29, abs=0.08)
+    drawn = sets["demonstrations"] + sets["prompts_rl"]
+    assert share("wording" in task for task in drawn) == pytest.approx(0.58, abs=0.045)
+    further = share(task.get("wording") in tasks.further_wordings(task) for task in drawn)
+    assert further == pytest.approx(0.28, abs=0.045)
     assert not any(
         "wording" in task
         for name in ("prompts_valid", "prompts_eval", "prompts_closed")
@@ -1092,7 +1120,7 @@ def test_training_prompts_alone_come_in_further_wordings_and_in_haste(sets):
 def test_use_cases_of_the_closed_set_come_evenly_and_those_of_the_others_as_in_table_1(sets):
     counts = Counter(task["use_case"] for task in sets["prompts_closed"])
     assert (
-        set(counts) == set(tasks.CLOSED_DOMAIN) and max(counts.values()) - min(counts.values()) < 40
+        set(counts) == set(tasks.CLOSED_DOMAIN) and max(counts.values()) - min(counts.values()) < 30
     )
     counts = Counter(
         task["use_case"] for name in sets if name != "prompts_closed" for task in sets[name]
