@@ -700,7 +700,7 @@ def results():
         for c, name in enumerate(MODELS)
     }
     for c, entry in enumerate(entries.values()):
-        entry["win_rate_vs_sft"] = [c / 10, c / 10 - 0.01, c / 10 + 0.01]
+        entry["win_rate_vs_sft"] = [c / 10, c / 10 - 0.02, c / 10 + 0.01]
     entries["gpt"]["kl"] = None
     wins = {
         "sft": [0.7, 0.68, 0.72],
@@ -788,7 +788,7 @@ def test_figure_1_has_a_bar_for_each_win_rate_and_a_line_for_the_perfect_answere
         for bar in preferred.containers
         if hasattr(bar, "has_yerr")
     ]
-    assert spans == [pytest.approx([c / 10 - 0.01, c / 10 + 0.01]) for c in range(6)]
+    assert spans == [pytest.approx([c / 10 - 0.02, c / 10 + 0.01]) for c in range(6)]
 
 
 def test_figure_4_groups_the_bars_by_what_is_in_the_responses_a_bar_for_each_model(

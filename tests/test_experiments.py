@@ -147,6 +147,12 @@ def lab(tmp_path, monkeypatch):
     )
 
 
+def noted(calls, given, result):
+    """Appends what was given to a list of calls; returns the result."""
+    calls.append(given)
+    return result
+
+
 def where(path):
     """FOLDER/NAME of a checkpoint."""
     return f"{Path(path).parent.name}/{Path(path).stem}"
@@ -161,9 +167,7 @@ def test_best_of_n_by_hand_for_four_samples(lab, monkeypatch):
     monkeypatch.setattr(
         ppo,
         "answer",
-        lambda name, network, rows, generator: (asked.append((name, network, rows)), next(samples))[
-            1
-        ],
+        lambda name, network, rows, generator: noted(asked, (name, network, rows), next(samples)),
     )
     monkeypatch.setattr(
         reward,
@@ -200,61 +204,58 @@ def test_best_of_n_by_hand_for_four_samples(lab, monkeypatch):
 
 
 def test_best_of_n_asks_three_hundred_prompts_and_halves_its_samples(lab, monkeypatch):
-    lab.rows = QUESTIONS * 160
-    monkeypatch.setattr(
-        ppo, "answer", lambda name, network, rows, generator: said(*["x"] * len(rows))
-    )
+    """All samples come from one generator that goes on, or they would all be the same."""
+    lab.rows, asked = QUESTIONS * 160, []
+
+    def answer(name, network, rows, generator):
+        asked.append((len(rows), generator))
+        return said(*["x"] * len(rows))
+
+    def judged(rows, responses):
+        return [SimpleNamespace(utility=0.25)] * len(rows)
+
+    monkeypatch.setattr(ppo, "answer", answer)
     monkeypatch.setattr(reward, "score", lambda proxy, encoding, pairs: [1.0] * len(pairs))
-    monkeypatch.setattr(
-        ppo, "judged", lambda rows, responses: [SimpleNamespace(utility=0.25)] * len(rows)
-    )
+    monkeypatch.setattr(ppo, "judged", judged)
     curve = experiments.best_of_n(lab, lab.base(1), 16)
     assert [point["n"] for point in curve] == [1, 2, 4, 8]
-    assert all(
-        point["proxy"] == pytest.approx(1) and point["gold"] == pytest.approx(0.25)
-        for point in curve
-    )
+    assert [point["proxy"] for point in curve] == pytest.approx([1] * 4)
+    assert [point["gold"] for point in curve] == pytest.approx([0.25] * 4)
+    assert len(asked) == 16 and set(asked) == {(300, asked[0][1])}
 
 
-@pytest.mark.parametrize(
-    "mark, documents",
-    [
-        (
-            "Backwards:",
-            [
-                "In order: red, blue. Backwards: blue, red.",
-                "No such thing.",
-                "In order: hat. Backwards: hat.",
-            ],
-        ),
-        ("What of", ["What of Ann? She is sad.", "No such thing.", "What of Ben? He is glad."]),
-    ],
-)
+BACKWARDS = {"In order: red, blue. Backwards:": "blue, red.", "In order: hat. Backwards:": "hat."}
+RETOLD = {"What of Ann?": "She is sad.", "What of Ben?": "He is glad.", "What of Eva?": "She is."}
+
+
+@pytest.mark.parametrize("mark, documents", [("Backwards:", BACKWARDS), ("What of", RETOLD)])
+@pytest.mark.parametrize("tail, right", [("", 1), (" And so on.", 0), ("short", 0)])
 def test_a_skill_is_the_share_of_documents_finished_word_for_word_by_the_likeliest_tokens(
-    mark, documents, encoding, monkeypatch
+    mark, documents, tail, right, encoding, monkeypatch
 ):
     """The model sees a document up to its mark, or up to the question mark. It finishes the first
-    kind rightly, and of the other nearly."""
-    tails = ["blue, red.", "hat"] if mark == "Backwards:" else ["She is sad.", "He is glad"]
-    heads = (
-        ["In order: red, blue. Backwards:", "In order: hat. Backwards:"]
-        if mark == "Backwards:"
-        else ["What of Ann?", "What of Ben?"]
-    )
+    of them rightly; the others it may finish, say more, or lack the last word."""
+    first, *others = documents
     seen = []
 
     def generate(policy, prompts, max_new_tokens, temperature=1.0, generator=None):
+        assert policy == "policy" and temperature == 0
+        assert all(ids[0] == encoding.eot_token for ids in prompts)
         texts = [encoding.decode(ids[1:]).strip() for ids in prompts]
         seen.extend(texts)
-        assert policy == "policy"
-        assert temperature == 0
-        assert all(ids[0] == encoding.eot_token for ids in prompts)
-        return [tokenizer.response_ids(encoding, tails[heads.index(text)]) for text in texts]
+        answers = dict(documents)
+        for head in others:
+            answers[head] = documents[head][:-1] if tail == "short" else documents[head] + tail
+        return [tokenizer.response_ids(encoding, answers[text]) for text in texts]
 
     everywhere(monkeypatch, "generate", generate)
-    turns = itertools.cycle(documents)
-    assert experiments.skill_accuracy("policy", lambda rng: next(turns), mark, 10, 1) == 0.5
-    assert seen == heads * 5
+    turns = itertools.cycle(
+        ["No such thing."] + [f"{head} {end}" for head, end in documents.items()]
+    )
+    n = 4 * len(documents)
+    share = experiments.skill_accuracy("policy", lambda rng: next(turns), mark, n, 1)
+    assert share == pytest.approx((1 + right * len(others)) / len(documents))
+    assert seen == list(documents) * 4
 
 
 def test_documents_of_a_skill_are_drawn_anew_with_another_seed(encoding, monkeypatch):
@@ -262,10 +263,9 @@ def test_documents_of_a_skill_are_drawn_anew_with_another_seed(encoding, monkeyp
     everywhere(
         monkeypatch,
         "generate",
-        lambda policy, prompts, *_, **__: (
-            seen.append(prompts),
-            [[encoding.eot_token]] * len(prompts),
-        )[1],
+        lambda policy, prompts, *_, **__: noted(
+            seen, prompts, [[encoding.eot_token]] * len(prompts)
+        ),
     )
     for seed in (1, 1, 2):
         experiments.skill_accuracy(
@@ -479,10 +479,9 @@ def test_truthfulness_is_the_share_of_false_premises_put_right(lab, tmp_path, mo
     monkeypatch.setattr(
         ppo,
         "answer",
-        lambda name, network, rows, generator, judge: (
-            asked.append((name, network, rows, judge)),
-            name,
-        )[1],
+        lambda name, network, rows, generator, judge: noted(
+            asked, (name, network, rows, judge), name
+        ),
     )
     monkeypatch.setattr(
         ppo,
@@ -1056,6 +1055,11 @@ def test_metadata_differ_if_ppo_ptx_invents_more_than_gpt_and_agree_if_toxicity_
     )
     assert "PPO-ptx 21%: differs; in the paper SFT invents least, here SFT does." in sentence
     assert sentence.endswith("asked: agrees.")
+    between = metadata(hallucinates_closed_domain=(0.9, 0.5, 0.1, 0.3, 0.3, 0.21))
+    sentence = told(experiments.picture_metadata, between)
+    assert (
+        "SFT 10%, PPO-ptx 21%: agrees; in the paper SFT invents least, here SFT does." in sentence
+    )
 
 
 def groups(inside, outside, train=0.7, held_out=0.69):
@@ -1144,17 +1148,15 @@ def test_an_experiment_goes_on_where_it_stopped_and_adds_up_its_time(tmp_path, m
         for seed in (1, 2):
             yield (
                 f"a seed {seed}",
-                lambda seed=seed: (
-                    standing.append(set(json.loads(path.read_text())["rows"])),
-                    10.00049 * seed,
-                )[1],
+                lambda seed=seed: noted(
+                    standing, set(json.loads(path.read_text())["rows"]), 10.00049 * seed
+                ),
             )
             yield (
                 f"b seed {seed}",
-                lambda seed=seed: (
-                    standing.append(set(json.loads(path.read_text())["rows"])),
-                    20.0 * seed,
-                )[1],
+                lambda seed=seed: noted(
+                    standing, set(json.loads(path.read_text())["rows"]), 20.0 * seed
+                ),
             )
 
     monkeypatch.setattr(
@@ -1206,3 +1208,105 @@ def test_further_prompts_are_in_no_committed_set_and_no_question_of_the_corpus(
     assert not {first[0], first[1]} & set(drawn)
     assert drawn[0] != first[0]
     assert experiments.Lab.more_rows.__wrapped__(SimpleNamespace(quick=True), 20) == []
+
+
+def test_models_beside_a_base_run_start_from_its_gpt_and_sft_mix_and_overwrite_nothing(tmp_path):
+    base, lab = tmp_path / "seed1", experiments.Lab.__new__(experiments.Lab)
+    base.mkdir()
+    for name in ("gpt", "sft_mix", "reward", "ppo"):
+        (base / f"{name}.pt").write_text(name)
+    config = ppo.Config(seed=1, out=str(base))
+    other = experiments.Lab.beside(lab, config, "300_rankings")
+    assert other == dataclasses.replace(config, out=f"{base}_300_rankings")
+    assert {p.name: p.read_text() for p in Path(other.out).iterdir()} == {
+        "gpt.pt": "gpt",
+        "sft_mix.pt": "sft_mix",
+    }
+    (Path(other.out) / "gpt.pt").write_text("its own")
+    experiments.Lab.beside(lab, config, "300_rankings")
+    assert (Path(other.out) / "gpt.pt").read_text() == "its own"
+
+
+def test_a_base_run_is_made_once_with_the_scripts_defaults(tmp_path, monkeypatch):
+    lab, ran = experiments.Lab.__new__(experiments.Lab), []
+    lab.quick, lab.runs = False, tmp_path
+    monkeypatch.setattr(ppo, "run", lambda **stages: ran.append(stages))
+    config = ppo.Config(seed=3, out=str(tmp_path / "seed3"))
+    assert experiments.Lab.base(lab, 3) == config and ran == [{"config": config}]
+    (tmp_path / "seed3").mkdir()
+    (tmp_path / "seed3" / "results.json").write_text("{}")
+    assert experiments.Lab.base(lab, 3) == config and len(ran) == 1
+
+
+def test_the_sizes_span_two_orders_of_magnitude_and_the_middle_one_is_the_base_run(lab):
+    """Parameters as the README states them; each size has a folder of its own and the seed of its
+    run."""
+    stages = {size: experiments.size_stages(lab, size, 2) for size in experiments.SIZES}
+    assert stages["medium"] == lab.stages(2)
+    count = {}
+    for size in ("small", "large"):
+        assert {(config.seed, config.out) for config in stages[size].values()} == {
+            (2, str(lab.runs / f"{size}2"))
+        }
+        shape = stages[size]["pretrain"]
+        network = model.GPT(
+            model.GPTConfig(1024, shape.block_size, shape.n_layer, shape.n_head, shape.n_embd)
+        )
+        count[size] = sum(p.numel() for p in network.parameters())
+    assert count == {"small": 73_584, "large": 7_540_992}
+    assert stages["large"]["config"].lr == 3e-4 and stages["small"]["sft"].dropout == 0
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_model(
+    lab, tmp_path, monkeypatch, rounds
+):
+    """One SFT model is both baseline and start; with one round, its reward model is the final
+    one."""
+    did, stored, network = [], {}, torch.nn.Linear(1, 1)
+    base, config = (
+        lab.base(1),
+        dataclasses.replace(lab.base(1), out=str(tmp_path / "dial"), iterations=15),
+    )
+    Path(config.out).mkdir()
+    monkeypatch.setattr(experiments, "made", lambda *_: False)
+    monkeypatch.setattr(
+        model, "load_checkpoint", lambda path: {"extra": {"of": where(path), "world": "old"}}
+    )
+    monkeypatch.setattr(model, "world_hash", lambda: "new")
+    monkeypatch.setattr(
+        model, "stage_extra", lambda settings, stage, made_from: {"made_from": made_from}
+    )
+    monkeypatch.setattr(
+        model,
+        "save_checkpoint",
+        lambda path, network, **extra: stored.update(
+            {str(Path(path).relative_to(config.out)): (network, extra)}
+        ),
+    )
+    monkeypatch.setattr(
+        experiments.sft,
+        "fit",
+        lambda settings, name, epochs, mix, after: noted(did, ("sft", name, epochs, mix), network),
+    )
+
+    def train(settings):
+        did.append(("reward", settings.round, settings.k))
+        (Path(config.out) / "reward_1.pt").write_text("of round 1")
+
+    monkeypatch.setattr(reward, "train", train)
+    monkeypatch.setattr(ppo, "fit", lambda settings, *rest: did.append(("ppo", settings, *rest)))
+    experiments.train_in(lab, base, config, rounds, {"k": 6})
+    assert stored["gpt.pt"] == ("seed1/gpt", {"of": "seed1/gpt", "world": "new"})
+    assert stored["sft_mix.pt"] == stored["sft_epochs/01.pt"] == (network, {"made_from": ["gpt"]})
+    first, second = (
+        [("ppo", config, "ppo_1", "reward_1", 8, 0.0), ("reward", 2, 6)],
+        ("ppo", config, "ppo", "reward", 15, 0.0),
+    )
+    assert did == [
+        ("sft", "sft_mix", 8, experiments.sft.Config.mix),
+        ("reward", 1, 6),
+        *(first if rounds == 2 else []),
+        second,
+    ]
+    assert (Path(config.out) / "reward.pt").exists() == (rounds == 1)

@@ -473,7 +473,7 @@ def built(tmp_path_factory):
     rng = random.Random(0)
     lines = [
         " ".join(rng.choice(["fox", "bear", "owl", "hat", "red"]) for _ in range(3 + i % 20)) + "."
-        for i in range(100)
+        for i in range(400)
     ]
     write_world(world, "\n\n".join(lines) + "\n", {"prompts_rl": rows})
     return world, out
@@ -814,20 +814,20 @@ def test_documents_are_mixed_in_with_gamma_ptx_and_only_then(town):
 
 
 def test_documents_come_from_the_training_corpus_about_two_thousand_tokens_a_step_and_change(town):
-    """The last two of a hundred documents validate, and the corpus loss is measured on them: none
+    """The last eight of 400 documents validate, and the corpus loss is measured on them: none
     of them is mixed in."""
     updates, (known, held_out) = (
         watch(town.patch, "update", push()),
         model.read_corpus(tokenizer.load_cached(), 80),
     )
-    assert len(held_out) == 2
+    assert len(held_out) == 8
     town.fit(iterations=6, gamma_ptx=0.5)
     batches = [given.documents for given in updates]
     assert all(
         document in known and document not in held_out for batch in batches for document in batch
     )
     assert max(len(batch) * max(map(len, batch)) for batch in batches) in range(1_500, 2_049)
-    assert any(one != other for one, other in zip(batches, batches[1:]))
+    assert len({json.dumps(batch) for batch in batches}) == len(batches) >= 12
 
 
 def test_ppo_and_ppo_ptx_differ_in_nothing_but_the_documents(town):
