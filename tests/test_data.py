@@ -218,6 +218,25 @@ def test_no_evaluation_prompt_stands_anywhere_in_the_corpus(committed, tmp_path)
     assert not found, f"{len(found)} prompts, e.g. {sorted(found)[:3]}"
 
 
+def asked(task):
+    """What a task asks for, whatever its wording and its opening."""
+    return json.dumps({key: value for key, value in task.items() if key not in ("phrasing", "wording", "rude_user", "respect")}, sort_keys=True)
+
+
+def test_the_data_card_counts_the_evaluation_tasks_whose_content_stands_in_training(committed):
+    """What a small world cannot keep apart is said, use case by use case."""
+    known = {asked(row["task"]) for name in TRAINING for row in committed[name]}
+    card = (prepare.FOLDER / "README.md").read_text(encoding="utf-8")
+    seen, rows = Counter(), committed["prompts_eval"]
+    for row in rows:
+        seen[row["use_case"]] += asked(row["task"]) in known
+    counts = Counter(row["use_case"] for row in rows)
+    order = ("generation", "open_qa", "brainstorming", "chat", "rewrite", "summarization", "classification", "other", "closed_qa", "extract")
+    assert "| " + " | ".join(f"{seen[case]} of {counts[case]}" for case in order) + " |" in card
+    assert f"prompts {sum(seen.values())} ask" in card
+    assert f"closed-domain prompts it is {sum(asked(row['task']) in known for row in committed['prompts_closed'])}." in card
+
+
 def test_excluding_prompts_from_the_corpus_makes_a_difference():
     """Prompts that a corpus has are gone when it is made again without them."""
     found = questions(corpus.documents(random.Random(1), 20_000)) & {tasks.prompt(tasks.new_task(random.Random(i))) for i in range(2_000)}

@@ -21,6 +21,7 @@ from data import prepare, tasks, tokenizer
 from data.judge import Judgement
 from model import GPT, GPTConfig, save_checkpoint, stage_extra, validation_loss
 from reward import RewardModel
+from tests import floors
 from tests.conftest import write_world
 from tests.test_ppo_loop import FOX, Unigram, everywhere
 
@@ -1021,3 +1022,35 @@ def test_what_is_returned_is_what_is_written_and_the_table_is_shown(stages, resu
     assert {key: found[key] for key in results} == results
     assert found["peak_mb"] == pytest.approx(ppo.peak_memory(), rel=0.2)
     assert ppo.table(found) in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the floors of CI
+
+
+def test_a_floor_lies_four_deviations_below_the_mean_of_the_recorded_seeds():
+    """.4, .5, .6: mean .5, deviation .1. Seeds that agree leave the error of the prompts, .01."""
+    assert floors.floor([0.4, 0.5, 0.6]) == pytest.approx(0.1)
+    assert floors.floor([0.85, 0.85, 0.85]) == pytest.approx(0.81)
+
+
+def test_a_run_fails_where_a_figure_is_below_its_floor_and_only_there(capsys):
+    recorded = {"gap_closed": [0.4, 0.5, 0.6], "utility_ppo_ptx": [0.85, 0.85, 0.85]}
+    fine = {"gap_closed": 0.11, "utility_ppo_ptx": 0.82, "gigabytes": -0.9}
+    assert floors.check(fine, recorded) == []
+    assert floors.check(fine | {"utility_ppo_ptx": 0.80}, recorded) == ["utility_ppo_ptx"]
+    assert "MUST MISSED" in capsys.readouterr().out         # .11 of the gap is no failure, but said
+
+
+def test_what_should_be_small_counts_as_bigger_when_it_is_smaller(results):
+    """Hallucination .1 beside GPT's .4; toxic .01 beside SFT's .1; a tax of 8 % beside 50 %."""
+    models = {name: dict(entry) for name, entry in results["models"].items()}
+    models["gpt"] |= {"hallucinates_closed_domain": 0.4, "corpus_loss": 1.0}
+    models["sft"] |= {"toxic": 0.1}
+    models["ppo"] |= {"corpus_loss": 1.5}
+    models["ppo_ptx"] |= {"hallucinates_closed_domain": 0.1, "toxic": 0.01, "corpus_loss": 1.08}
+    found = floors.figures(results | {"models": models, "peak_mb": 850.0})
+    assert found["hallucination_against_gpt"] == pytest.approx(-0.25)
+    assert found["toxic_against_sft"] == pytest.approx(-0.1)
+    assert found["corpus_loss_above_gpt"] == pytest.approx(-0.08)
+    assert found["ptx_saves"] == pytest.approx(0.42)
+    assert found["gigabytes"] == pytest.approx(-0.85)
