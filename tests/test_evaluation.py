@@ -826,7 +826,7 @@ def test_the_dashboard_shows_proxy_gold_kl_length_values_and_entropy_of_both_fin
             {"step": step} | {key: start + 10 * i + step for i, key in enumerate(keys)}
             for step in range(3)
         ]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        prepare.write(tmp_path / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     ppo.plot_dashboard(tmp_path)
     for i, (axis, word) in enumerate(
         zip(figure(), ("score", "gold", "KL", "length", "variance", "entropy"))
@@ -849,7 +849,9 @@ def test_the_losses_are_drawn_against_steps_and_against_epochs(tmp_path, figure)
                 {"step": 20, "loss": 4.0},
                 {"step": 40, "loss": 3.0, "valid_loss": 3.5},
             ]
-        )
+        ),
+        encoding="utf-8",
+        newline="\n",
     )
     (tmp_path / "sft.jsonl").write_text(
         "".join(
@@ -859,7 +861,9 @@ def test_the_losses_are_drawn_against_steps_and_against_epochs(tmp_path, figure)
                 {"step": 2, "epoch": 1, "loss": 1.5, "valid_loss": 1.8},
                 {"step": 4, "epoch": 2, "loss": 1.0, "valid_loss": 1.2},
             ]
-        )
+        ),
+        encoding="utf-8",
+        newline="\n",
     )
     ppo.plot_losses(tmp_path)
     shown = [
@@ -1018,7 +1022,8 @@ def test_the_seconds_of_a_stage_add_up_over_its_rounds_and_over_commands(stages)
 
 def test_what_is_returned_is_what_is_written_and_the_table_is_shown(stages, results, capsys):
     found = ppo.run(stages.config)
-    assert json.loads((stages.out / "results.json").read_text()) == json.loads(json.dumps(found))
+    written = (stages.out / "results.json").read_text(encoding="utf-8")
+    assert json.loads(written) == json.loads(json.dumps(found))
     assert {key: found[key] for key in results} == results
     assert found["peak_mb"] == pytest.approx(ppo.peak_memory(), rel=0.2)
     assert ppo.table(found) in capsys.readouterr().out

@@ -427,7 +427,7 @@ def test_a_size_is_aligned_with_the_base_runs_reward_models_and_its_own_sft(
     for folder, names in (("seed1", ("reward_1", "ppo_1", "reward")), ("small1", ())):
         (tmp_path / folder).mkdir()
         for name in names:
-            (tmp_path / folder / f"{name}.pt").write_text(f"{folder} {name}")
+            prepare.write(tmp_path / folder / f"{name}.pt", f"{folder} {name}")
     monkeypatch.setattr(experiments, "size_stages", lambda *_: stages)
     monkeypatch.setattr(experiments, "made", lambda config, name, *_: name in made)
     monkeypatch.setattr(model, "train", lambda config: did.append(("gpt", config)))
@@ -435,23 +435,23 @@ def test_a_size_is_aligned_with_the_base_runs_reward_models_and_its_own_sft(
     monkeypatch.setattr(
         reward,
         "keep_best_sft",
-        lambda config, judge, rows: did.append(("best", config, judge, len(rows), rows[0])),
+        lambda config, judge, rows: did.append(("best", config, judge, rows)),
     )
     monkeypatch.setattr(ppo, "fit", lambda config, *rest: did.append((config, *rest)))
     config = stages["config"]
     experiments.grow(lab, "small", 1, ("gpt",))
     assert did == [("gpt", "shape")]
     assert experiments.grow(lab, "small", 1, experiments.ALL) == config
-    valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl")[0]
+    valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl")
     assert did[1:] == [
         ("gpt", "shape"),
         ("sft", "epochs"),
-        ("best", config, "small1/reward_1", 500, valid),
+        ("best", config, "small1/reward_1", valid),
         (config, "ppo", "reward", 9, 0.0),
         (config, "ppo_ptx", "reward", 9, 0.8),
     ]
     assert all(
-        (tmp_path / "small1" / f"{name}.pt").read_text() == f"seed1 {name}"
+        (tmp_path / "small1" / f"{name}.pt").read_text(encoding="utf-8") == f"seed1 {name}"
         for name in ("reward_1", "ppo_1", "reward")
     )
 
@@ -473,7 +473,9 @@ def test_truthfulness_is_the_share_of_false_premises_put_right(lab, tmp_path, mo
     false = [lab.rows[0], lab.rows[2], lab.rows[2]]
     (tmp_path / "seed1").mkdir()
     (tmp_path / "seed1" / "results.json").write_text(
-        json.dumps({"models": {name: {"utility": 0.5} for name in ppo.MODELS}})
+        json.dumps({"models": {name: {"utility": 0.5} for name in ppo.MODELS}}),
+        encoding="utf-8",
+        newline="\n",
     )
     asked = []
     monkeypatch.setattr(
@@ -570,12 +572,11 @@ def test_over_optimisation_climbs_a_reward_model_of_n_rankings_without_a_penalty
 
     def fit(config, *rest):
         did["ppo"] = (config, *rest)
-        (Path(config.out) / "ppo.jsonl").write_text(
-            "".join(
-                json.dumps({"kl": i, "score": 10 + i, "gold": 0.1 * i, "reward": 99}) + "\n"
-                for i in range(3)
-            )
-        )
+        lines = [
+            {"step": i, "kl": i, "score": 10 + i, "gold": 0.1 * i, "reward": 99} for i in range(3)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        prepare.write(Path(config.out) / "ppo.jsonl", text)
 
     def learn(settings, ranked):
         did["ranked"] = ranked
@@ -777,9 +778,9 @@ def test_other_people_are_the_same_people_with_other_slips(tmp_path):
         for i, task in enumerate(drawn)
     ]
     rows = json.loads(json.dumps(rows))
-    (world / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (world / "corpus.txt").write_text("The fox.")
-    (world / "notes.md").write_text("not of the world")
+    prepare.write(world / "demonstrations.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    (world / "corpus.txt").write_text("The fox.", encoding="utf-8", newline="\n")
+    (world / "notes.md").write_text("not of the world", encoding="utf-8", newline="\n")
     for slips in (0.0, 1.0):
         folder = experiments.other_people(world, tmp_path / f"slips {slips}", slips)
         found = prepare.read_jsonl(folder / "demonstrations.jsonl")
@@ -788,7 +789,7 @@ def test_other_people_are_the_same_people_with_other_slips(tmp_path):
         assert [row["completion"] for row in found] == [
             person.demonstrate(task, slips) for person, task in zip(people, drawn)
         ]
-    assert (world / "demonstrations.jsonl").read_text().count('"?"') == 40
+    assert (world / "demonstrations.jsonl").read_text(encoding="utf-8").count('"?"') == 40
 
 
 # ---------------------------------------------------------------- which sentence for which numbers
@@ -1140,27 +1141,27 @@ def test_an_experiment_goes_on_where_it_stopped_and_adds_up_its_time(tmp_path, m
     sentence names the seeds."""
     clock, path = iter(range(0, 10_000, 5)), tmp_path / "kl_sweep.json"
     path.write_text(
-        json.dumps({"cores": 1, "prompts": 2, "seconds": 7.0, "rows": {"a seed 1": 1.0}})
+        json.dumps({"cores": 1, "prompts": 2, "seconds": 7.0, "rows": {"a seed 1": 1.0}}),
+        encoding="utf-8",
+        newline="\n",
     )
     standing = []
 
+    def measured(value):
+        assert [file.name for file in (tmp_path / "runs").iterdir()] == [".kl_sweep.lock"]
+        return noted(standing, set(prepare.read_json(path)["rows"]), value)
+
     def jobs(lab):
         for seed in (1, 2):
-            yield (
-                f"a seed {seed}",
-                lambda seed=seed: noted(
-                    standing, set(json.loads(path.read_text())["rows"]), 10.00049 * seed
-                ),
-            )
-            yield (
-                f"b seed {seed}",
-                lambda seed=seed: noted(
-                    standing, set(json.loads(path.read_text())["rows"]), 20.0 * seed
-                ),
-            )
+            for name, value in (("a", 10.00049 * seed), ("b", 20.0 * seed)):
+                yield f"{name} seed {seed}", lambda value=value: measured(value)
 
     monkeypatch.setattr(
-        experiments, "Lab", lambda quick: SimpleNamespace(results=tmp_path, rows=QUESTIONS)
+        experiments,
+        "Lab",
+        lambda quick: SimpleNamespace(
+            results=tmp_path, rows=QUESTIONS, runs=tmp_path / "runs", quick=quick
+        ),
     )
     monkeypatch.setattr(
         experiments,
@@ -1169,7 +1170,7 @@ def test_an_experiment_goes_on_where_it_stopped_and_adds_up_its_time(tmp_path, m
     )
     monkeypatch.setattr(experiments, "time", SimpleNamespace(time=lambda: float(next(clock))))
     assert experiments.run("kl_sweep") == "Here 81.0. (Seeds 1, 2.)"
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     assert found["rows"] == {"a seed 1": 1.0, "b seed 1": 20.0, "a seed 2": 20.0, "b seed 2": 40.0}
     assert found["seconds"] == 7 + 3 * 5
     assert standing == [
@@ -1177,13 +1178,15 @@ def test_an_experiment_goes_on_where_it_stopped_and_adds_up_its_time(tmp_path, m
         {"a seed 1", "b seed 1"},
         {"a seed 1", "b seed 1", "a seed 2"},
     ]
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_a_single_seed_is_called_one(tmp_path, monkeypatch):
     monkeypatch.setattr(
         experiments, "EXPERIMENTS", {"x": (None, lambda rows, axes: "So it is.", "")}
     )
-    (tmp_path / "x.json").write_text(json.dumps({"rows": {"fold 0 seed 3": 1, "fold 1 seed 3": 2}}))
+    rows = {"fold 0 seed 3": 1, "fold 1 seed 3": 2}
+    prepare.write(tmp_path / "x.json", json.dumps({"rows": rows}))
     assert experiments.draw("x", tmp_path) == "So it is. (Seed 3.)"
 
 
@@ -1199,9 +1202,12 @@ def test_further_prompts_are_in_no_committed_set_and_no_question_of_the_corpus(
     monkeypatch.setattr(prepare, "FOLDER", tmp_path)
     for name in prepare.SIZES:
         (tmp_path / f"{name}.jsonl").write_text(
-            json.dumps({"prompt": first[0] if name == "prompts_rm" else "Hi"}) + "\n"
+            json.dumps({"prompt": first[0] if name == "prompts_rm" else "Hi"}) + "\n",
+            encoding="utf-8",
+            newline="\n",
         )
-    (tmp_path / "corpus.txt").write_text(f"The fox.\n\nQuestion: {first[1]}\nAnswer: Yes.\n")
+    text = f"The fox.\n\nQuestion: {first[1]}\nAnswer: Yes.\n"
+    prepare.write_corpus(tmp_path, text, known=False)
     lab = SimpleNamespace(quick=False)
     drawn = [row["prompt"] for row in experiments.Lab.more_rows.__wrapped__(lab, 20)]
     assert len(drawn) == len(set(drawn)) == 20
@@ -1214,17 +1220,17 @@ def test_models_beside_a_base_run_start_from_its_gpt_and_sft_mix_and_overwrite_n
     base, lab = tmp_path / "seed1", experiments.Lab.__new__(experiments.Lab)
     base.mkdir()
     for name in ("gpt", "sft_mix", "reward", "ppo"):
-        (base / f"{name}.pt").write_text(name)
+        (base / f"{name}.pt").write_text(name, encoding="utf-8", newline="\n")
     config = ppo.Config(seed=1, out=str(base))
     other = experiments.Lab.beside(lab, config, "300_rankings")
     assert other == dataclasses.replace(config, out=f"{base}_300_rankings")
-    assert {p.name: p.read_text() for p in Path(other.out).iterdir()} == {
+    assert {p.name: p.read_text(encoding="utf-8") for p in Path(other.out).iterdir()} == {
         "gpt.pt": "gpt",
         "sft_mix.pt": "sft_mix",
     }
-    (Path(other.out) / "gpt.pt").write_text("its own")
+    (Path(other.out) / "gpt.pt").write_text("its own", encoding="utf-8", newline="\n")
     experiments.Lab.beside(lab, config, "300_rankings")
-    assert (Path(other.out) / "gpt.pt").read_text() == "its own"
+    assert (Path(other.out) / "gpt.pt").read_text(encoding="utf-8") == "its own"
 
 
 def test_a_base_run_is_made_once_with_the_scripts_defaults(tmp_path, monkeypatch):
@@ -1233,8 +1239,7 @@ def test_a_base_run_is_made_once_with_the_scripts_defaults(tmp_path, monkeypatch
     monkeypatch.setattr(ppo, "run", lambda **stages: ran.append(stages))
     config = ppo.Config(seed=3, out=str(tmp_path / "seed3"))
     assert experiments.Lab.base(lab, 3) == config and ran == [{"config": config}]
-    (tmp_path / "seed3").mkdir()
-    (tmp_path / "seed3" / "results.json").write_text("{}")
+    (tmp_path / "seed3" / "results.json").write_text("{}", encoding="utf-8", newline="\n")
     assert experiments.Lab.base(lab, 3) == config and len(ran) == 1
 
 
@@ -1292,7 +1297,7 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
 
     def train(settings):
         did.append(("reward", settings.round, settings.k))
-        (Path(config.out) / "reward_1.pt").write_text("of round 1")
+        (Path(config.out) / "reward_1.pt").write_text("of round 1", encoding="utf-8", newline="\n")
 
     monkeypatch.setattr(reward, "train", train)
     monkeypatch.setattr(ppo, "fit", lambda settings, *rest: did.append(("ppo", settings, *rest)))

@@ -459,7 +459,7 @@ class Town:
         return ppo.fit(self.config(**changes), name, reward_name, iterations, gamma_ptx)
 
     def log(self, name="ppo"):
-        return [json.loads(line) for line in open(f"{self.out}/{name}.jsonl")]
+        return [json.loads(line) for line in open(f"{self.out}/{name}.jsonl", encoding="utf-8")]
 
     def state(self, name):
         return load_checkpoint(f"{self.out}/{name}.pt")["state"]

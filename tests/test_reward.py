@@ -43,6 +43,17 @@ def marked(mark, dropout=0.0):
     return made
 
 
+def sft_run(folder, epochs):
+    """The SFT stage's products: sft_mix is 2 and says that there were so many epochs, which are
+    11, 12, ..."""
+    extra = stage_extra(Common(out=str(folder)), "sft")
+    extra["settings"] |= {"epochs": epochs}
+    for epoch in range(1, epochs + 1):
+        path = folder / "sft_epochs" / f"{epoch:02d}.pt"
+        save_checkpoint(path, marked(10 + epoch, dropout=0.2), **extra)
+    save_checkpoint(folder / "sft_mix.pt", marked(2, dropout=0.2), **extra)
+
+
 def mark_of(gpt):
     return None if gpt is None else round(gpt.transformer.ln_f.bias[0].item())
 
@@ -50,14 +61,10 @@ def mark_of(gpt):
 @pytest.fixture
 def out(tmp_path):
     """A run's folder in which every model can be told: gpt is 1, sft_mix 2, ppo_1 3, the SFT
-    epochs 11, 12 and 20."""
+    epochs 11, 12 and 13."""
     extra = stage_extra(Common(out=str(tmp_path)), "test")
-    for name, mark in [
-        ("gpt", 1),
-        ("sft_mix", 2),
-        ("ppo_1", 3),
-        *((f"sft_epochs/{e:02d}", 10 + e) for e in (1, 2, 10)),
-    ]:
+    sft_run(tmp_path, epochs=3)
+    for name, mark in (("gpt", 1), ("ppo_1", 3)):
         save_checkpoint(tmp_path / f"{name}.pt", marked(mark, dropout=0.2), **extra)
     for name in ("reward_1", "reward"):
         save_checkpoint(tmp_path / f"{name}.pt", RewardModel(GPTConfig(64, 128, 1, 1, 2)), **extra)
@@ -73,11 +80,11 @@ def out(tmp_path):
         (
             1,
             [
-                ("sft", 20, 1.0),
-                ("sft", 20, 1.0),
+                ("sft", 13, 1.0),
+                ("sft", 13, 1.0),
                 ("sft_mix", 2, 1.0),
                 ("sft_mix", 2, 1.0),
-                ("sft_hot", 20, 1.3),
+                ("sft_hot", 13, 1.3),
             ],
         ),
         (
@@ -86,7 +93,7 @@ def out(tmp_path):
                 ("ppo_1", 3, 1.0),
                 ("ppo_1", 3, 1.0),
                 ("ppo_hot", 3, 1.3),
-                ("sft", 20, 1.0),
+                ("sft", 13, 1.0),
                 ("sft_mix", 2, 1.0),
             ],
         ),
@@ -95,11 +102,11 @@ def out(tmp_path):
 def test_most_responses_come_from_sft_in_round_1_and_from_the_first_policy_in_round_2(
     out, round, usual
 ):
-    """SFT's last epoch, 10, is meant: the best one is chosen only later. None of them drops out."""
+    """SFT's last epoch, 3, is meant: the best one is chosen only later. None of them drops out."""
     got, odd = reward.samplers(reward.Config(out=str(out), round=round))
     assert [(name, mark_of(gpt), temperature) for name, gpt, temperature in got] == usual
     assert [(name, mark_of(gpt)) for name, gpt, _ in odd] == [
-        ("sft_hot", 20),
+        ("sft_hot", 13),
         ("gpt", 1),
         ("other_prompt", None),
     ]
@@ -107,9 +114,18 @@ def test_most_responses_come_from_sft_in_round_1_and_from_the_first_policy_in_ro
 
 
 def test_epochs_are_counted_and_not_spelt(tmp_path):
-    for name in ("100", "02", "99", "10"):
-        save_checkpoint(tmp_path / "sft_epochs" / f"{name}.pt", marked(1))
-    assert reward.sft_epochs(Common(out=str(tmp_path))) == ["02", "10", "99", "100"]
+    """By sft_mix, which knows how many there were: no stray file counts, and none may lack."""
+    config, folder = Common(out=str(tmp_path)), tmp_path / "sft_epochs"
+    sft_run(tmp_path, epochs=101)
+    (folder / "101.pt").rename(folder / "102.pt")
+    with pytest.raises(UserError, match="101.pt is missing: delete .*sft_mix.pt, .*python sft.py"):
+        reward.sft_epochs(config)
+    (folder / "102.pt").rename(folder / "101.pt")
+    for stray in ("00", "102", "best"):
+        (folder / f"{stray}.pt").touch()
+    names = reward.sft_epochs(config)
+    assert names[:2] == ["01", "02"] and names[8:10] == ["09", "10"]
+    assert names[-3:] == ["99", "100", "101"] and len(names) == 101
     with pytest.raises(UserError, match="python sft.py"):
         reward.sft_epochs(Common(out=str(tmp_path / "nowhere")))
 
@@ -288,7 +304,7 @@ def test_ranks_count_from_one_without_a_gap_and_rank_every_response(tmp_path, ra
         "round": 1,
     }
     good = {**line, "ranks": [1, 2, 3], "second_opinions": []}
-    (tmp_path / "rankings.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(line) + "\n")
+    prepare.write(tmp_path / "rankings.jsonl", json.dumps(good) + "\n" + json.dumps(line) + "\n")
     if fine:
         assert read_rankings(tmp_path / "rankings.jsonl") == [good, line]
     else:
@@ -363,7 +379,8 @@ def test_centring_puts_demonstrations_at_0_and_moves_nothing_between_responses(
         {"prompt": f"Say {word}.", "completion": f"{word} {word}."}
         for word in ("fox", "owl", "hare", "crab", "seal")
     ]
-    (tmp_path / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    prepare.write(tmp_path / "demonstrations.jsonl", lines)
     monkeypatch.setattr(prepare, "FOLDER", tmp_path)
     made, pairs = speaking(), [("Hi", {"text": text, "ended": True}) for text in ("fox", "red owl")]
     before = reward.score(made, encoding, pairs)
@@ -486,21 +503,21 @@ def test_pairs_are_ranked_from_the_mix_and_from_the_baseline_alone(measured):
 def test_the_epoch_whose_samples_score_best_on_average_becomes_the_baseline(
     out, monkeypatch, encoding
 ):
-    """Epoch 1 has the single best sample, epoch 2 the best mean, epoch 10 is the last and the
+    """Epoch 1 has the single best sample, epoch 2 the best mean, epoch 3 is the last and the
     worst."""
     rows, asked = rows_of(4), []
     best_once = rows[2]["prompt"]
 
     def says(gpt, prompt, temperature, draw):
         asked.append((mark_of(gpt), prompt, temperature))
-        return {11: "one", 12: "TWO", 20: "ten"}[mark_of(gpt)]
+        return {11: "one", 12: "TWO", 13: "three"}[mark_of(gpt)]
 
     def scored(made, encoding, pairs):
         assert made == "the reward model" and all(
             r["ended"] == (r["text"] != "TWO") for _, r in pairs
         )
         return [
-            {"one": 10.0 if prompt == best_once else 0.0, "TWO": 3.0, "ten": 1.0}[r["text"]]
+            {"one": 10.0 if prompt == best_once else 0.0, "TWO": 3.0, "three": 1.0}[r["text"]]
             for prompt, r in pairs
         ]
 
@@ -514,11 +531,11 @@ def test_the_epoch_whose_samples_score_best_on_average_becomes_the_baseline(
         and saved["extra"]["stage"] == "sft"
     )
     table = {row[0]: row[1] for row in saved["extra"]["scores"]}
-    assert table == {"01": 2.5, "02": 3.0, "10": 1.0} and saved["extra"]["scores"][0][0] == "02"
+    assert table == {"01": 2.5, "02": 3.0, "03": 1.0} and saved["extra"]["scores"][0][0] == "02"
     assert saved["extra"]["parents"] == {
         name: load_checkpoint(out / f"{name}.pt")["sha256"] for name in ("gpt", "reward_1")
     }
-    for mark in (11, 12, 20):
+    for mark in (11, 12, 13):
         assert {prompt for m, prompt, _ in asked if m == mark} == {row["prompt"] for row in rows}
     assert {temperature for *_, temperature in asked} == {1.0}
 
@@ -544,20 +561,20 @@ def rated(monkeypatch, encoding, out, rows, scores):
 
 def test_the_baseline_is_not_the_epoch_that_was_lucky_once(out, monkeypatch, encoding):
     """Epoch 1 scores 5 once and then 0; epoch 2 scores 4 and then 2, eight samples in all: it stays
-    first, although epoch 10, which went after one sample, had scored 3."""
-    save_checkpoint(out / "sft_epochs" / "03.pt", marked(13))
-    known = {1: [5, 0], 2: [4, 2], 10: [3], 3: [1]}
+    first, although epoch 4, which went after one sample, had scored 3."""
+    sft_run(out, epochs=4)
+    known = {1: [5, 0], 2: [4, 2], 4: [3], 3: [1]}
     table, samples = rated(monkeypatch, encoding, out, rows_of(4), known)
-    assert samples == {1: 2, 2: 8, 10: 1, 3: 1}
+    assert samples == {1: 2, 2: 8, 4: 1, 3: 1}
     means = [(name, mean) for name, mean, _ in table]
-    assert means == [("02", 2.25), ("10", 3.0), ("01", 2.5), ("03", 1.0)]
+    assert means == [("02", 2.25), ("04", 3.0), ("01", 2.5), ("03", 1.0)]
 
 
 def test_the_mean_of_more_samples_is_surer(out, monkeypatch, encoding):
     """The variance of a prompt's samples is 12.5 for 5, 0 and 0.5 for 4 and seven 2: 6.5. Four
     prompts, eight, two or one sample each."""
-    save_checkpoint(out / "sft_epochs" / "03.pt", marked(13))
-    known = {1: [5, 0], 2: [4, 2], 10: [3], 3: [1]}
+    sft_run(out, epochs=4)
+    known = {1: [5, 0], 2: [4, 2], 4: [3], 3: [1]}
     table, samples = rated(monkeypatch, encoding, out, rows_of(4), known)
     for name, _, half in table:
         assert half == pytest.approx(1.96 * (6.5 / 4 / samples[int(name)]) ** 0.5)
@@ -690,7 +707,7 @@ def test_a_step_of_the_reward_model_is_the_clipped_gradient_of_equation_1(fittin
     """Worked out again from its prompts, response by response, for four steps."""
     fit, notes, _, out = fitting
     made, losses = fit()
-    logged = [json.loads(line) for line in open(out / "reward_2.jsonl")]
+    logged = [json.loads(line) for line in open(out / "reward_2.jsonl", encoding="utf-8")]
     lengths = []
     for step in (0, 1, 49, 50):
         loss, right = loss_of(made, encoding, notes["lines"][step])
@@ -770,7 +787,7 @@ def stage(out, tmp_path_factory, monkeypatch):
     sets = {"prompts_rm": rows_of(1_250), "prompts_valid": rows_of(1_258)[1_250:]}
     for name in prepare.SIZES:
         text = "".join(json.dumps(row) + "\n" for row in sets.get(name, []))
-        (world / f"{name}.jsonl").write_text(text)
+        (world / f"{name}.jsonl").write_text(text, encoding="utf-8", newline="\n")
     monkeypatch.setattr(prepare, "FOLDER", world)
     for name in ("gpt", "sft_mix", "ppo_1", "reward_1", "reward"):  # of this world, now
         kind = RewardModel if name.startswith("reward") else GPT
@@ -841,7 +858,7 @@ def stage(out, tmp_path_factory, monkeypatch):
             }
         )
         reward.train(config)
-        return [json.loads(line) for line in open(out / "rankings.jsonl")]
+        return [json.loads(line) for line in open(out / "rankings.jsonl", encoding="utf-8")]
 
     return train, notes, sets, out
 
@@ -894,7 +911,7 @@ def test_round_2_ranks_further_prompts_and_learns_from_both_rounds(stage):
     first = train()
     for name in ("rows", "valid"):
         notes.pop(name)
-    with open(out / "rankings.jsonl", "a") as file:
+    with open(out / "rankings.jsonl", "a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps({**first[0], "round": 2, "prompt": "of an earlier run"}) + "\n")
     sha = load_checkpoint(out / "reward_1.pt")["sha256"]
     lines = train(round=2)

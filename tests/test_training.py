@@ -88,7 +88,7 @@ def clipped(gradients, norm=1.0):
 
 
 def lines_of(path):
-    return [json.loads(line) for line in open(path)]
+    return [json.loads(line) for line in open(path, encoding="utf-8")]
 
 
 # ---------------------------------------------------------------- sampling
@@ -489,8 +489,8 @@ def desk(tmp_path, monkeypatch, encoding):
     world = tmp_path / "world"
     world.mkdir()
     for name in prepare.SIZES:
-        (world / f"{name}.jsonl").write_text("")
-    (world / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (world / f"{name}.jsonl").write_text("", encoding="utf-8", newline="\n")
+    prepare.write(world / "demonstrations.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     texts = [" ".join(random.Random(i).choices(things, k=8)) for i in range(400)]
     prepare.write_corpus(world, "\n\n".join(texts), known=False)
     monkeypatch.setattr(prepare, "FOLDER", world)
@@ -697,7 +697,7 @@ def test_demonstrations_are_prompts_and_responses_that_end(desk, encoding):
         for r in rows
     ]
     assert all(response[-1] == encoding.eot_token for _, response in pairs)
-    (desk / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    prepare.write(desk / "two.jsonl", "".join(json.dumps(row) + "\n" for row in rows[:2]))
     assert sft.read_demonstrations(encoding, desk / "two.jsonl") == pairs[:2]
 
 
@@ -776,7 +776,7 @@ def test_a_mix_of_all_tokens_is_refused(desk):
 
 
 def test_a_log_begins_anew_and_can_be_read_while_training_goes_on(tmp_path):
-    (tmp_path / "run.jsonl").write_text("an earlier run\n")
+    (tmp_path / "run.jsonl").write_text("an earlier run\n", encoding="utf-8", newline="\n")
     log = MetricLog(Common(out=str(tmp_path)), "run")
     log.write(step=1, loss=0.12345678, note="x")
     assert lines_of(tmp_path / "run.jsonl") == [{"step": 1, "loss": 0.123457, "note": "x"}]
@@ -865,12 +865,12 @@ def test_a_stage_names_its_settings_its_world_and_its_parents(desk):
 def test_a_world_is_other_when_a_line_of_it_or_the_tokenizer_is(desk, monkeypatch):
     """The corpus, which is made from it, and stray files do not count."""
     before, world = model.world_hash(), desk / "world"
-    (world / "corpus.txt").write_text("made anew")
-    (world / "mine.jsonl").write_text("a stray file")
+    (world / "corpus.txt").write_text("made anew", encoding="utf-8", newline="\n")
+    (world / "mine.jsonl").write_text("a stray file", encoding="utf-8", newline="\n")
     assert model.world_hash() == before
     changed = [before]
     for name in prepare.SIZES:
-        with open(world / f"{name}.jsonl", "a") as file:
+        with open(world / f"{name}.jsonl", "a", encoding="utf-8", newline="\n") as file:
             file.write("one more line\n")
         changed.append(model.world_hash())
     (desk / "toytown.tiktoken").write_bytes(tokenizer.PATH.read_bytes() + b"\n")

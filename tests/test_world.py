@@ -660,7 +660,7 @@ def test_an_error_is_a_persons_own_and_this_responses_own():
         error(),
         error(seed=1),
         error(task={**FOX, "phrasing": 1}),
-        error(text=RIGHT),
+        error(text=RIGHT, encoding="utf-8"),
         error(ended=False),
     ]
     assert len({round(e, 6) for e in errors}) == 5 and errors[0] == error()
@@ -1038,7 +1038,7 @@ def test_a_pair_counts_as_often_as_its_word():
 
 def test_a_rank_file_comes_back_as_it_was_written(tmp_path):
     ranks = tokenizer.train("The fox eats berries. The fox is red. Der Bär schläft.", n_ranks=280)
-    (tmp_path / "small.tiktoken").write_text(tokenizer.dump(ranks))
+    (tmp_path / "small.tiktoken").write_text(tokenizer.dump(ranks), encoding="utf-8", newline="\n")
     small = tokenizer.load(tmp_path / "small.tiktoken")
     assert (
         small.n_vocab == 282
@@ -1168,7 +1168,8 @@ def test_the_world_is_written_with_its_people_and_without_its_evaluation_in_the_
         corpus_words=3_000,
     )
     rows = {
-        path.stem: [json.loads(line) for line in open(path)] for path in tmp_path.glob("*.jsonl")
+        path.stem: [json.loads(line) for line in open(path, encoding="utf-8")]
+        for path in tmp_path.glob("*.jsonl")
     }
     assert {name: len(lines) for name, lines in rows.items()} == {
         "demonstrations": 40,
