@@ -7,8 +7,9 @@ architecture to the letter (Radford et al. 2019), with the parameter names that 
 much smaller. It can continue texts of Toytown, the toy world in data/; it has not learnt to do what it is told. That takes three more steps:
 sft.py, reward.py, ppo.py.
 
-In this file, top to bottom: the architecture; sampling and log-probabilities; the few helpers that every stage shares (what
-a reader of RLHF need not see, files and flags, is in data/prepare.py); and below a rule, pretraining and talking to a checkpoint:
+In this file, top to bottom: the architecture; sampling and log-probabilities; the few helpers that
+every stage shares (what a reader of RLHF need not see, files and flags, is in data/prepare.py); and
+below a rule, pretraining and talking to a checkpoint:
 
     python model.py                             # pretrains the base model
     python model.py --chat out/ppo_ptx.pt       # talks to any checkpoint, typed or piped
@@ -27,8 +28,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from data.prepare import (MetricLog, UserError, alone, check_standing, context_of, fingerprint, load_checkpoint, made,  # noqa: F401
-                          missing, need, parse_flags, run_script, save_checkpoint, settings_of, stage_extra, world_hash)
+from data.prepare import (MetricLog, UserError, alone, check_standing, context_of,  # noqa: F401
+                          fingerprint, load_checkpoint, made, missing, need, parse_flags,
+                          run_script, save_checkpoint, settings_of, stage_extra, world_hash)
 
 # ---------------------------------------------------------------- the architecture
 
@@ -359,7 +361,8 @@ def read_corpus(encoding, block_size):
     documents = [(end + ids + end)[:block_size] for ids in encoding.encode_ordinary_batch([tokenizer.spaced(t) for t in texts])]
     cut = int(0.98 * len(documents))
     if not cut:
-        raise UserError(f"{prepare.FOLDER}/corpus.txt: {len(documents)} document, too few to train on")
+        raise UserError(f"{prepare.FOLDER}/corpus.txt: {len(documents)} document, "
+                        "too few to train on")
     return documents[:cut], documents[cut:]
 
 
@@ -446,7 +449,8 @@ def pretraining_lr(step, steps, peak):
     return peak * min((step + 1) / (0.02 * steps), 1, max(0.05, (steps - step) / (0.4 * steps)))
 
 
-SAMPLES = ("The fox", "What does the fox eat?\n")                       # texts that the new model goes on with
+# Texts that the new model goes on with
+SAMPLES = ("The fox", "What does the fox eat?\n")
 
 
 def train(config):
@@ -455,7 +459,8 @@ def train(config):
     device, rng, generator = set_up(config)
     encoding = tokenizer.load()
     documents, valid = read_corpus(encoding, config.block_size)
-    samples = [[encoding.eot_token] + encoding.encode_ordinary(tokenizer.spaced(text).rstrip(" ")) for text in SAMPLES]
+    samples = [[encoding.eot_token] + encoding.encode_ordinary(tokenizer.spaced(text).rstrip(" "))
+               for text in SAMPLES]
     prepare.check_room(config.block_size, samples, "a sample", 24)
     model = GPT(GPTConfig(encoding.n_vocab, config.block_size, config.n_layer, config.n_head, config.n_embd)).to(device)
     optimizers, batches = muon_and_adam(model, config.lr, config.lr_rest, decay=0.1), corpus_batches(documents, config.batch_tokens, rng)
@@ -486,7 +491,8 @@ def chat(path, device):
     generator = generator_on(device, 0)
     model, encoding = load_model(path, generator.device), tokenizer.load()
     if model.config.vocab_size != encoding.n_vocab:
-        raise UserError(f"{path}: knows {model.config.vocab_size} tokens, {tokenizer.PATH} has {encoding.n_vocab}: made in another world")
+        raise UserError(f"{path}: knows {model.config.vocab_size} tokens, {tokenizer.PATH} has "
+                        f"{encoding.n_vocab}: made in another world")
     if sys.stdin.isatty():
         print(f"talking to {path}: a line a prompt, an empty line to stop")
     for line in sys.stdin:

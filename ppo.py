@@ -43,12 +43,14 @@ import sft as sft_stage
 from data import corpus, prepare, tasks, tokenizer
 from data import judge as gold_judge
 from data.labeler import labelers
-from model import (Common, MetricLog, UserError, alone, check_standing, context_of, corpus_batches, corpus_loss, generate, load_checkpoint,
-                   load_model, missing, need, pad_batch, read_corpus, run_script, save_checkpoint, set_up, settings_of, stage_extra,
+from model import (Common, MetricLog, UserError, alone, check_standing, context_of, corpus_batches,
+                   corpus_loss, generate, load_checkpoint, load_model, missing, need, pad_batch,
+                   read_corpus, run_script, save_checkpoint, set_up, settings_of, stage_extra,
                    validation_loss)
 from reward import BLUE, GREEN, GREY, MAX_NEW_TOKENS, ORANGE, load_reward_model, plt
 
-NOT_TRAINING = ("split", "iterations", "iterations_1")          # settings that no policy's weights depend on by themselves
+# Settings that no policy's weights depend on by themselves
+NOT_TRAINING = ("split", "iterations", "iterations_1")
 AT_ONCE = 64                    # episodes that go through a network together: the more, the more padding and memory
 
 
@@ -266,18 +268,22 @@ def make_optimizers(policy, value_net, config):
 
 
 def check(config, block_size):
-    """What RL needs, so that it is known before anything is trained; block_size: of the base model. Raises UserError."""
+    """What RL needs, so that it is known before anything is trained; block_size: of the base model.
+    Raises UserError."""
     rows = prepare.read_jsonl(prepare.FOLDER / "prompts_rl.jsonl", **prepare.PROMPT)
     if len(rows) < config.rollout_size:
         raise UserError(f"--rollout_size {config.rollout_size}: there are only {len(rows)} prompts in prompts_rl.jsonl")
     prompts = [tokenizer.prompt_ids(tokenizer.load_cached(), row["prompt"]) for row in rows]
-    prepare.check_room(block_size, prompts, "RL, the longest prompt with its response,", MAX_NEW_TOKENS)
+    what = "RL, the longest prompt with its response,"
+    prepare.check_room(block_size, prompts, what, MAX_NEW_TOKENS)
 
 
 def policy_settings(config, name, iterations, gamma_ptx):
-    """The settings that make out/<name>.pt and no others: saved with it, and what a later run must ask for to keep it."""
-    settings = {key: value for key, value in pretraining.settings_of(config).items() if key not in NOT_TRAINING}
-    return settings | {"iterations_1" if name == "ppo_1" else "iterations": iterations, "gamma_ptx": gamma_ptx}
+    """The settings that make out/<name>.pt and no others: saved with it, and what a later run must
+    ask for to keep it."""
+    settings = {key: value for key, value in settings_of(config).items() if key not in NOT_TRAINING}
+    length = "iterations_1" if name == "ppo_1" else "iterations"
+    return settings | {length: iterations, "gamma_ptx": gamma_ptx}
 
 
 def fit(config, name, reward_name, iterations, gamma_ptx):
@@ -457,14 +463,17 @@ def evaluation_prompts(split):
 
 
 def check_evaluation(config, block_size):
-    """What the evaluation needs, so that it is known before anything is trained; block_size: of the base model. Raises UserError."""
+    """What the evaluation needs, so that it is known before anything is trained; block_size: of the
+    base model. Raises UserError."""
     if config.split not in ("eval", "valid"):
         raise UserError(f"--split {config.split}: eval or valid")
     rows, closed = evaluation_prompts(config.split)
     if len(rows) < 2 or not closed:
-        raise UserError(f"{prepare.FOLDER}/prompts_{config.split}.jsonl: too few prompts to evaluate on")
+        raise UserError(f"{prepare.FOLDER}/prompts_{config.split}.jsonl: "
+                        "too few prompts to evaluate on")
     prompts = [few_shot_ids(tokenizer.load_cached(), row["prompt"]) for row in rows + closed]
-    prepare.check_room(block_size, prompts, "evaluation, GPT's longest prompt, examples and response with it,", MAX_NEW_TOKENS)
+    what = "evaluation, GPT's longest prompt, examples and response with it,"
+    prepare.check_room(block_size, prompts, what, MAX_NEW_TOKENS)
 
 
 def evaluate(config):
@@ -617,25 +626,30 @@ def times(path):
     """out/seconds.json: the seconds that each stage has taken so far."""
     stages = ("data", "pretrain", "sft", "reward", "ppo")
     found = prepare.read_json(path) if path.exists() else dict.fromkeys(stages, 0.0)
-    if not isinstance(found, dict) or not all(isinstance(found.get(stage), (int, float)) for stage in stages):
+    if not isinstance(found, dict) or any(type(found.get(x)) not in (int, float) for x in stages):
         raise UserError(f"{path}: damaged, delete it")
     return found
 
 
 def check_complete(config):
-    """Raises UserError if a stage is finished, but something that it left beside its checkpoint is missing: says what to delete."""
+    """Raises UserError if a stage is finished, but something that it left beside its checkpoint is
+    missing: says what to delete."""
     out = Path(config.out)
-    beside = {"gpt": ["gpt.jsonl"], "sft_mix": ["sft.jsonl", "sft_mix.jsonl"], "reward_1": ["reward_1.jsonl", "rankings.jsonl"],
-              "reward": ["reward_2.jsonl", "rankings.jsonl", "reward.png"],
-              **{name: [f"{name}.jsonl", f"{name}_value.pt"] for name in ("ppo_1", "ppo", "ppo_ptx")}}
+    beside = {"gpt": ["gpt.jsonl"], "sft_mix": ["sft.jsonl", "sft_mix.jsonl"],
+              "reward_1": ["reward_1.jsonl", "rankings.jsonl"],
+              "reward": ["reward_2.jsonl", "rankings.jsonl", "reward.png"]}
+    for name in ("ppo_1", "ppo", "ppo_ptx"):
+        beside[name] = [f"{name}.jsonl", f"{name}_value.pt"]
     standing = {name: files for name, files in beside.items() if (out / f"{name}.pt").exists()}
     if "sft_mix" in standing:
         reward_stage.sft_epochs(config)
     for file in [file for files in standing.values() for file in files]:
         makers = ", ".join(f"{out}/{name}.pt" for name, files in standing.items() if file in files)
         if not (out / file).exists():
-            raise UserError(f"{out}/{file} is missing: delete {makers}, and `python ppo.py` makes all of it again")
-        if file.endswith(".jsonl") and file != "rankings.jsonl":        # the pictures are drawn from these
+            raise UserError(f"{out}/{file} is missing: delete {makers}, "
+                            "and `python ppo.py` makes all of it again")
+        # The pictures are drawn from these
+        if file.endswith(".jsonl") and file != "rankings.jsonl":
             prepare.read_jsonl(out / file, step=int)
 
 
@@ -646,26 +660,30 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     pretrain, sft = pretrain or pretraining.Config(**common), sft or sft_stage.Config(**common)
     reward_1, reward_2 = reward_1 or reward_stage.Config(**common, round=1), reward_2 or reward_stage.Config(**common, round=2)
     block_size = context_of(config, pretrain)
-    policies = {"ppo_1": ("reward_1", config.iterations_1, 0.0), "ppo": ("reward", config.iterations, 0.0),
-                "ppo_ptx": ("reward", config.iterations, config.gamma_ptx)}
 
-    def policy(name):
-        reward_name, *dials = policies[name]
-        return ("ppo", [name], policy_settings(config, name, *dials), lambda: check(config, block_size),
-                lambda: fit(config, name, reward_name, *dials))
+    def policy(name, reward_name, iterations, gamma_ptx):
+        return ("ppo", [name], policy_settings(config, name, iterations, gamma_ptx),
+                lambda: check(config, block_size),
+                lambda: fit(config, name, reward_name, iterations, gamma_ptx))
 
     # stage, what it makes, with which settings, what it needs, how it is made
-    plan = [("pretrain", ["gpt"], settings_of(pretrain), lambda: None, lambda: pretraining.train(pretrain)),
-            ("sft", ["sft_mix"], settings_of(sft), lambda: sft_stage.check(sft, block_size), lambda: sft_stage.train(sft)),
-            ("reward", ["reward_1", "sft"], reward_stage.dependencies(reward_1), lambda: reward_stage.check(reward_1, block_size),
+    plan = [("pretrain", ["gpt"], settings_of(pretrain),
+             lambda: None, lambda: pretraining.train(pretrain)),
+            ("sft", ["sft_mix"], settings_of(sft),
+             lambda: sft_stage.check(sft, block_size), lambda: sft_stage.train(sft)),
+            ("reward", ["reward_1", "sft"], reward_stage.dependencies(reward_1),
+             lambda: reward_stage.check(reward_1, block_size),
              lambda: reward_stage.train(reward_1)),
-            policy("ppo_1"),
-            ("reward", ["reward"], reward_stage.dependencies(reward_2), lambda: reward_stage.check(reward_2, block_size),
+            policy("ppo_1", "reward_1", config.iterations_1, 0.0),
+            ("reward", ["reward"], reward_stage.dependencies(reward_2),
+             lambda: reward_stage.check(reward_2, block_size),
              lambda: reward_stage.train(reward_2)),
-            policy("ppo"), policy("ppo_ptx")]
+            policy("ppo", "reward", config.iterations, 0.0),
+            policy("ppo_ptx", "reward", config.iterations, config.gamma_ptx)]
 
     # First everything that the run needs, so that nothing is found missing after hours of work.
-    check_standing(config, {name: settings if stage == "ppo" else None for stage, names, settings, _, _ in plan for name in names})
+    check_standing(config, {name: settings if stage == "ppo" else None
+                            for stage, names, settings, _, _ in plan for name in names})
     check_evaluation(config, block_size)
     for _, names, settings, needs, _ in plan:
         if missing(config, names, settings):
@@ -678,7 +696,8 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     prepare.write(out / "seconds.json", json.dumps(seconds))
     for stage, names, settings, _, make in plan:
         if not missing(config, names, settings):
-            check_standing(config, dict.fromkeys(names, settings if stage == "ppo" else None))     # its parents may be new
+            # Its parents may be new
+            check_standing(config, dict.fromkeys(names, settings if stage == "ppo" else None))
             continue
         start = time.time()
         make()

@@ -29,9 +29,10 @@ from tqdm import tqdm
 from data import prepare, tokenizer
 from data.judge import judge
 from data.labeler import agreement, labelers, opinions_without_noise
-from model import (GPTConfig, MetricLog, Common, Trunk, UserError, alone, batches_of_like_length, context_of, cosine, generate, init_weights,
-                   load_checkpoint, load_model, muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up,
-                   settings_of, stage_extra)
+from model import (GPTConfig, MetricLog, Common, Trunk, UserError, alone, batches_of_like_length,
+                   context_of, cosine, generate, init_weights, load_checkpoint, load_model,
+                   muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up, settings_of,
+                   stage_extra)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
@@ -74,11 +75,14 @@ def samplers(config):
 
 def sft_epochs(config):
     """The names of the SFT epochs, e.g. ["01", ..., "16"]; one that is missing raises UserError."""
-    mixed = need(config, "sft_mix", "sft.py")                           # saved last, it knows how many there were
-    names = [f"{epoch:02d}" for epoch in range(1, load_checkpoint(mixed)["extra"]["settings"]["epochs"] + 1)]
+    # Saved last, it knows how many there were
+    mixed = need(config, "sft_mix", "sft.py")
+    epochs = load_checkpoint(mixed)["extra"]["settings"]["epochs"]
+    names = [f"{epoch:02d}" for epoch in range(1, epochs + 1)]
     for path in (Path(config.out) / "sft_epochs" / f"{name}.pt" for name in names):
         if not path.exists():
-            raise UserError(f"{path} is missing: delete {mixed}, and `python sft.py` makes both again")
+            raise UserError(f"{path} is missing: delete {mixed}, "
+                            "and `python sft.py` makes both again")
     return names
 
 
@@ -375,7 +379,10 @@ def centre(model, encoding):
 
 def dependencies(config):
     """The settings that this round's products depend on."""
-    return {key: value for key, value in settings_of(config).items() if config.round == 2 or key != "prompts_2"}
+    settings = settings_of(config)
+    if config.round == 1:
+        del settings["prompts_2"]
+    return settings
 
 
 def share(config):
@@ -384,17 +391,23 @@ def share(config):
 
 
 def check(config, block_size):
-    """What this round needs, so that it is known before anything is trained; block_size: of the base model. Raises UserError."""
-    prompts, valid = (prepare.read_jsonl(prepare.FOLDER / f"prompts_{name}.jsonl", **prepare.PROMPT) for name in ("rm", "valid"))
+    """What this round needs, so that it is known before anything is trained; block_size: of the
+    base model. Raises UserError."""
+    prompts, valid = (prepare.read_jsonl(prepare.FOLDER / f"prompts_{name}.jsonl", **prepare.PROMPT)
+                      for name in ("rm", "valid"))
     first, wanted = share(config)
-    for flag, value, least, most in (("round", config.round, 1, 2), ("k", config.k, 3, 9),
-                                     ("labelers_per_prompt", config.labelers_per_prompt, 1, len(labelers("train"))),
-                                     (f"prompts_{config.round}", wanted, 1, len(prompts) - first),
-                                     ("batch_size", config.batch_size, 1, first + wanted)):
+    people = len(labelers("train"))
+    for flag, value, least, most in (
+            ("round", config.round, 1, 2), ("k", config.k, 3, 9),
+            ("labelers_per_prompt", config.labelers_per_prompt, 1, people),
+            (f"prompts_{config.round}", wanted, 1, len(prompts) - first),
+            ("batch_size", config.batch_size, 1, first + wanted)):
         if not least <= value <= most:
             raise UserError(f"--{flag} {value}: can be {least} to {most} here")
-    sequences = [tokenizer.prompt_ids(tokenizer.load_cached(), row["prompt"]) for row in prompts + valid]
-    prepare.check_room(block_size, sequences, "ranking, the longest prompt with its response,", MAX_NEW_TOKENS)
+    encoding = tokenizer.load_cached()
+    sequences = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in prompts + valid]
+    what = "ranking, the longest prompt with its response,"
+    prepare.check_room(block_size, sequences, what, MAX_NEW_TOKENS)
 
 
 def train(config):
@@ -407,11 +420,13 @@ def train(config):
     people, (first, wanted) = labelers("train"), share(config)
     check(config, context_of(config))
     print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
-    rows, earlier, later, responses, mix = prompts[first:first + wanted], [], [], [], samplers(config)
+    rows, responses, mix = prompts[first:first + wanted], [], samplers(config)
+    earlier, later = [], []                                             # the other round's rankings
     if config.round == 2:
         earlier = [line for line in read_rankings(path) if line["round"] == 1]
         need(config, "sft", "reward.py")                                # it is read at the end: better missed now
-    elif (Path(config.out) / "reward.pt").exists() and path.exists():   # round 1 made again: round 2 has learnt from its own lines
+    elif (Path(config.out) / "reward.pt").exists() and path.exists():
+        # Round 1 made again: round 2 has learnt from its own lines
         later = [line for line in read_rankings(path) if line["round"] == 2]
     for i in tqdm(range(0, len(rows), 1_000), desc="sampling and ranking"):
         responses += collect(rows[i:i + 1_000], mix, config.k, rng, generator)
@@ -419,7 +434,8 @@ def train(config):
     ranked = earlier + rank([row for row, _ in kept], [answers for _, answers in kept], people, rng, config.round, config.labelers_per_prompt)
     model, losses = fit(config, ranked)
     centre(model, encoding)
-    prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked + later))   # with the model: what stands there is what it learnt from
+    # With the model: what stands there is what it learnt from
+    prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked + later))
     name, parents = ("reward_1", ["sft_mix"]) if config.round == 1 else ("reward", ["reward_1", "ppo_1"])
     extra = stage_extra(config, "reward", made_from=parents) | {"settings": dependencies(config)}
     if config.round == 1:
@@ -436,7 +452,8 @@ def train(config):
 
 def main(config):
     """The command line."""
-    alone(config, ["reward"] if config.round == 2 else ["reward_1", "sft"], dependencies(config), train)
+    names = ["reward"] if config.round == 2 else ["reward_1", "sft"]
+    alone(config, names, dependencies(config), train)
 
 
 if __name__ == "__main__":

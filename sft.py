@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
-from model import (Common, MetricLog, UserError, alone, batches_of_like_length, corpus_batches, corpus_loss, cosine, load_model, need,
-                   pad_batch, read_corpus, run_script, save_checkpoint, set_up, settings_of, stage_extra)
+from model import (Common, MetricLog, UserError, alone, batches_of_like_length, corpus_batches,
+                   corpus_loss, cosine, load_model, need, pad_batch, read_corpus, run_script,
+                   save_checkpoint, set_up, settings_of, stage_extra)
 
 
 @dataclass
@@ -74,14 +75,18 @@ def mean_loss(model, pairs):
 
 
 def check(config, block_size):
-    """What SFT needs, so that it is known before anything is trained; block_size: of the base model. Raises UserError."""
+    """What SFT needs, so that it is known before anything is trained; block_size: of the base
+    model. Raises UserError."""
     pairs = read_demonstrations(tokenizer.load())
     most = len(pairs) - len(pairs) // 10                                # a tenth validates
     if not len(pairs) // 10 or config.batch_size > most:
-        raise UserError(f"--batch_size {config.batch_size}: there are only {most} demonstrations to train on")
+        raise UserError(f"--batch_size {config.batch_size}: there are only {most} demonstrations "
+                        "to train on")
     if config.mix >= 1:
         raise UserError(f"--mix {config.mix}: a share of all tokens, less than 1")
-    prepare.check_room(block_size, [prompt + response for prompt, response in pairs], "the longest demonstration", -1)   # the last token is no input
+    # The last token is no input
+    sequences = [prompt + response for prompt, response in pairs]
+    prepare.check_room(block_size, sequences, "the longest demonstration", -1)
 
 
 def fit(config, name, epochs, mix, keep):
@@ -133,7 +138,8 @@ def train(config):
     def keep(epoch, model, valid_loss):
         if epoch == 1:              # an earlier run's models go now that there are new ones, and all of them: two runs must not mix
             for old in [Path(config.out) / "sft_mix.pt", *folder.glob("*.pt")]:
-                if old.stem == "sft_mix" or old.stem.isdecimal():       # and nothing that somebody else has put there
+                # And nothing that somebody else has put there
+                if old.stem == "sft_mix" or old.stem.isdecimal():
                     old.unlink(missing_ok=True)
         losses.append(valid_loss)
         save_checkpoint(folder / f"{epoch:02d}.pt", model, **extra, epoch=epoch, valid_loss=valid_loss)

@@ -3,8 +3,8 @@
 Change a list in data/toytown.py, run this, and everything follows. `--corpus` writes only data/corpus.txt, the one file
 that is not committed; the training scripts do that by themselves when it is missing.
 
-Above it, what the four scripts share and a reader of RLHF need not see: the main guard and the flags, files, checkpoints and where
-they came from.
+Above it, what the four scripts share and a reader of RLHF need not see: the main guard and the
+flags, files, checkpoints and where they came from.
 """
 import argparse
 import contextlib
@@ -52,19 +52,21 @@ class UserError(Exception):
 
 
 def any_terminal():
-    """Makes standard input and output bear everything: a character that the terminal cannot show is replaced, and a stream that is
-    closed is an empty one."""
+    """Makes standard input and output bear everything: a character that the terminal cannot show is
+    replaced, and a stream that is closed is an empty one."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:                                              # `python model.py <&-`
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
-        elif hasattr(stream, "reconfigure"):                            # not where a notebook has put its own
+        elif hasattr(stream, "reconfigure"):
+            # a notebook's own streams have no such method, and need none
             stream.reconfigure(errors="replace")
 
 
 def guarded(work):
-    """Runs work(), a command's whole work: what the user can mend, Ctrl-C and a full disk end in one clear line and exit code 2. If
-    nobody reads the output any more (`| head -1`), the command ends without a word, as others do."""
+    """Runs work(), a command's whole work: what the user can mend, Ctrl-C and a full disk end in
+    one clear line and exit code 2. If nobody reads the output any more (`| head -1`), the
+    command ends without a word, as others do."""
     any_terminal()
     try:
         try:
@@ -77,9 +79,12 @@ def guarded(work):
     except KeyboardInterrupt:
         message = "stopped; what was finished is kept, run the same command to go on"
     except OSError as error:
-        if error.filename is None and error.errno == (errno.EINVAL if sys.platform == "win32" else errno.EPIPE):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)                # or Python would complain when it closes the stream
-            sys.exit(141)                                               # what a shell shows for a command that SIGPIPE ended
+        closed = errno.EINVAL if sys.platform == "win32" else errno.EPIPE
+        if error.filename is None and error.errno == closed:
+            # or Python would complain when it closes the stream
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            # What a shell shows for a command that SIGPIPE ended
+            sys.exit(141)
         message = f"{error.filename or 'a file'} cannot be written or read ({error.strerror}); what was saved before is untouched"
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not re.search("alloc|out of memory", str(error)):
@@ -96,14 +101,16 @@ def parse_flags(config_class, doc, argv=None):
     comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.*)$", source, re.M))
     names = [field.name for field in dataclasses.fields(config_class)]
     for field in dataclasses.fields(config_class):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=argparse.SUPPRESS, metavar=str(field.default) or "TEXT",
+        parser.add_argument(f"--{field.name}", type=type(field.default), default=argparse.SUPPRESS,
+                            metavar=str(field.default) or "TEXT",
                             help=comments.get(field.name, "").replace("%", "%%"))
     flags, unknown = parser.parse_known_args(argv)
     if unknown:
         near = difflib.get_close_matches(unknown[0].lstrip("-").split("=")[0], names, 1, 0.4)
         parser.error(f"unknown flag {unknown[0]}" + (f"; did you mean --{near[0]}?" if near else ""))
     for name, value in vars(flags).items():
-        if not isinstance(value, (int, float, str)) or value == "":     # argparse makes an empty list of "--lr=--"
+        # argparse makes an empty list of "--lr=--"
+        if not isinstance(value, (int, float, str)) or value == "":
             parser.error(f"--{name}: needs a value")
         if isinstance(value, int) and value < (name != "seed") or isinstance(value, float) and not 0 <= value < math.inf:
             parser.error(f"--{name} {value}: must be {'0' if name == 'seed' or isinstance(value, float) else '1'} or more")
@@ -132,9 +139,9 @@ def writable(folder):
 
 def runs(pid):
     """Whether there is a process of this number."""
-    if sys.platform == "win32":                                         # os.kill(pid, 0) would not ask there, but interrupt
+    if sys.platform == "win32":              # os.kill(pid, 0) would not ask there, but interrupt
         kernel, code = ctypes.windll.kernel32, ctypes.c_ulong(0)
-        process = kernel.OpenProcess(0x1000, False, pid)                # PROCESS_QUERY_LIMITED_INFORMATION
+        process = kernel.OpenProcess(0x1000, False, pid)    # PROCESS_QUERY_LIMITED_INFORMATION
         kernel.GetExitCodeProcess(process, ctypes.byref(code))
         kernel.CloseHandle(process)
         return code.value == 259                                        # STILL_ACTIVE
@@ -149,8 +156,8 @@ def runs(pid):
 
 @contextlib.contextmanager
 def alone_in(folder, name=".lock"):
-    """One run at a time in a folder: the file .lock holds the number of the process that works there; UserError if it still does. A
-    killed run's lock is taken over."""
+    """One run at a time in a folder: the file .lock holds the number of the process that works
+    there; UserError if it still does. A killed run's lock is taken over."""
     writable(folder)
     lock = Path(folder) / name
     while True:
@@ -159,12 +166,13 @@ def alone_in(folder, name=".lock"):
                 file.write(str(os.getpid()))
             break
         except FileExistsError:
-            for wait in (0.2, 0):                                       # it may be about to write its number, or to end
+            # it may be about to write its number, or to end
+            for wait in (0.2, 0):
                 owner = lock.read_text(encoding="utf-8", errors="replace") if lock.exists() else ""
                 time.sleep(0 if owner else wait)
         if owner.isdecimal() and int(owner) != os.getpid() and runs(int(owner)):
-            raise UserError(f"another run (process {owner}) works in {folder}: let it end, or choose another folder with --out; "
-                            f"if there is none, delete {lock}")
+            raise UserError(f"another run (process {owner}) works in {folder}: let it end, or "
+                            f"choose another folder with --out; if there is none, delete {lock}")
         lock.unlink(missing_ok=True)
     try:
         yield
@@ -174,7 +182,8 @@ def alone_in(folder, name=".lock"):
 
 def write(path, text):
     """Writes a file whole or not at all: to a neighbour first, then renamed."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")      # two runs may make the same corpus at once
+    # a name of its own, because two runs may make the same corpus at once
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
         os.replace(partial, path)
@@ -184,8 +193,8 @@ def write(path, text):
 
 
 def read_bytes(path, maker="python -m data.prepare"):
-    """A text file's bytes, its lines ended by LF: the same on every system. maker: the command that writes it. A missing file raises
-    UserError."""
+    """A text file's bytes, its lines ended by LF: the same on every system. maker: the command that
+    writes it. A missing file raises UserError."""
     try:
         return Path(path).read_bytes().replace(b"\r\n", b"\n")
     except FileNotFoundError:
@@ -224,11 +233,13 @@ def read_jsonl(path, maker="python -m data.prepare", **types):
 
 
 def check_room(block_size, sequences, what, more=0):
-    """Raises UserError if the longest of some sequences (lists of ids), with `more` tokens behind it, does not fit into the context."""
+    """Raises UserError if the longest of some sequences (lists of ids), with `more` tokens behind
+    it, does not fit into the context."""
     longest = max(map(len, sequences)) + more
     if longest > block_size:
-        raise UserError(f"--block_size {block_size} of the base model is too small: {what} takes {longest} tokens; "
-                        f"make the model with `python model.py --block_size {longest}` or more")
+        raise UserError(f"--block_size {block_size} of the base model is too small: {what} takes "
+                        f"{longest} tokens; make the model with "
+                        f"`python model.py --block_size {longest}` or more")
 
 
 EVALUATION = ("prompts_valid", "prompts_eval", "prompts_closed")    # what is measured: no prompt of these stands anywhere else
@@ -236,7 +247,7 @@ EVALUATION = ("prompts_valid", "prompts_eval", "prompts_closed")    # what is me
 PROMPT = {"prompt": str, "use_case": str, "task": dict}             # what a line of a prompts file must have
 
 
-# ---------------------------------------------------------------- checkpoints and where they came from
+# ------------------------------------------------------------- checkpoints and where they came from
 
 
 def fingerprint(state, *more):
@@ -251,7 +262,7 @@ def fingerprint(state, *more):
 def save_checkpoint(path, model, **extra):
     """Writes weights, shape and `extra` (stage, its config, seed, parents' hashes), whole or not at all; returns the hash."""
     path = Path(path)
-    import torch                                                        # here: to write the world takes none
+    import torch                            # here, because to write the world takes none
 
     saved = {"kind": type(model).__name__, "config": dataclasses.asdict(model.config),
              "state": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, "extra": extra}
@@ -288,18 +299,20 @@ def load_checkpoint(path, device="cpu"):
 
 def settings_of(config):
     """The settings that a checkpoint remembers and that another run must have in common with it."""
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "device", "seed", "chat")}
+    others = ("out", "device", "seed", "chat")
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in others}
 
 
 def stage_extra(config, stage, made_from=()):
     """What a checkpoint says of its making: stage, settings, seed, and the hashes of the checkpoints it was made from."""
     hashes = {name: load_checkpoint(Path(config.out) / f"{name}.pt")["sha256"] for name in made_from}
-    return {"stage": stage, "settings": settings_of(config), "seed": config.seed, "world": world_hash(), "parents": hashes}
+    return {"stage": stage, "settings": settings_of(config), "seed": config.seed,
+            "world": world_hash(), "parents": hashes}
 
 
 def world_hash():
-    """A hash of the world's committed files: runs of different worlds do not mix. Line ends do not count (git may turn them), and
-    no stray file does. A missing file raises UserError."""
+    """A hash of the world's committed files: runs of different worlds do not mix. Line ends do not
+    count (git may turn them), and no stray file does. A missing file raises UserError."""
     digest = hashlib.sha256()
     for path in [*(FOLDER / f"{name}.jsonl" for name in sorted(SIZES)), tokenizer.PATH]:
         digest.update(path.name.encode() + read_bytes(path))
@@ -313,8 +326,9 @@ def made(config, name, settings=None):
 
 
 def check_standing(config, products):
-    """products: {name: the settings that would make it, None if any will do}. Raises one UserError if some that exist belong to
-    another run; it names the first, why, and all that has to go: what was made from them, too."""
+    """products: {name: the settings that would make it, None if any will do}. Raises one UserError
+    if some that exist belong to another run; it names the first, why, and all that has to go:
+    what was made from them, too."""
     reasons = {name: complaint(config, name, settings or {}) for name, settings in products.items()
                if (Path(config.out) / f"{name}.pt").exists()}
     wrong = [name for name, reason in reasons.items() if reason]
@@ -324,26 +338,31 @@ def check_standing(config, products):
 
 
 def complaint(config, name, settings):
-    """Why out/name.pt cannot stand in this run, and what to do other than delete it; "" if it can. A parent that is missing is no
-    reason: the same run makes it again, to the bit."""
-    path, extra = Path(config.out) / f"{name}.pt", load_checkpoint(Path(config.out) / f"{name}.pt")["extra"]
+    """Why out/name.pt cannot stand in this run, and what to do other than delete it; "" if it can.
+    A parent that is missing is no reason: the same run makes it again, to the bit."""
+    path = Path(config.out) / f"{name}.pt"
+    extra = load_checkpoint(path)["extra"]
     elsewhere = "choose another folder with --out,"
     if extra.get("seed") != config.seed:
-        return f"{path} was made with seed {extra.get('seed')}, not {config.seed}: choose another folder, --out {config.out}_{config.seed},"
+        return (f"{path} was made with seed {extra.get('seed')}, not {config.seed}: "
+                f"choose another folder, --out {config.out}_{config.seed},")
     if extra.get("world") != world_hash():
-        return f"{path} was made in another world, the files in data/ have changed since: run `python -m data.prepare --corpus`; {elsewhere}"
+        return (f"{path} was made in another world, the files in data/ have changed since: "
+                f"run `python -m data.prepare --corpus`; {elsewhere}")
     for key, value in settings.items():
         if extra["settings"].get(key) != value:
-            return f"{path} was made with --{key} {extra['settings'].get(key)}, not {value}: {elsewhere}"
+            before = extra["settings"].get(key)
+            return f"{path} was made with --{key} {before}, not {value}: {elsewhere}"
     for parent, sha in extra["parents"].items():
         file = Path(config.out) / f"{parent}.pt"
         if file.exists() and load_checkpoint(file)["sha256"] != sha:
-            return f"{path} was made from another {parent}.pt than the one in {config.out}: {elsewhere}"
+            return (f"{path} was made from another {parent}.pt than the one in {config.out}: "
+                    f"{elsewhere}")
     return ""
 
 
 def with_descendants(out, names):
-    """The names, and those of all checkpoints in `out` that were made from them, directly or not."""
+    """The names, and those of all checkpoints in `out` made from them, directly or not."""
     parents, found = {}, list(names)
     for path in sorted(Path(out).glob("*.pt")):
         try:
@@ -351,13 +370,15 @@ def with_descendants(out, names):
         except (UserError, KeyError):                                   # not one of a run's
             continue
     for one in found:
-        found += [name for name in parents if one in parents[name] and name not in found and not name.endswith("_value")]
+        found += [name for name in parents if one in parents[name] and name not in found
+                  and not name.endswith("_value")]
     return found
 
 
 def missing(config, names, settings):
-    """Which of the checkpoints that a stage makes together are missing. If only some are, the stage makes all again, to the bit; so
-    those that stand must have been made with the settings it would use now, else UserError."""
+    """Which of the checkpoints that a stage makes together are missing. If only some are, the stage
+    makes all again, to the bit; so those that stand must have been made with the settings it
+    would use now, else UserError."""
     there = {name: (Path(config.out) / f"{name}.pt").exists() for name in names}
     gone = [name for name in names if not there[name]]
     try:
@@ -368,19 +389,24 @@ def missing(config, names, settings):
 
 
 def alone(config, names, settings, work):
-    """The command line's way into a stage that makes these checkpoints: one run at a time in a folder, and what is finished is not
-    replaced (UserError); work(config) as a function replaces it."""
+    """The command line's way into a stage that makes these checkpoints: one run at a time in a
+    folder, and what is finished is not replaced (UserError); work(config) as a function replaces
+    it."""
     with alone_in(config.out):
         if names and not missing(config, names, settings):
             check_standing(config, dict.fromkeys(names, settings))
-            raise UserError(f"{config.out}/{names[0]}.pt stands already, trained with these settings: delete it to train again")
+            raise UserError(f"{config.out}/{names[0]}.pt stands already, "
+                            "trained with these settings: delete it to train again")
         work(config)
 
 
 def context_of(config, base=None):
-    """The context, in tokens, of out/gpt.pt, or of the model that is still to be made with the settings `base`; infinity if unknown."""
+    """The context, in tokens, of out/gpt.pt, or of the model that is still to be made with the
+    settings `base`; infinity if unknown."""
     path = Path(config.out) / "gpt.pt"
-    return load_checkpoint(path)["config"]["block_size"] if path.exists() else base.block_size if base else math.inf
+    if path.exists():
+        return load_checkpoint(path)["config"]["block_size"]
+    return base.block_size if base else math.inf
 
 
 def need(config, name, script):
@@ -442,11 +468,12 @@ def parts_of_others(drawn, texts):
 
 
 def write_corpus(folder, text, known):
-    """corpus.txt, and corpus.sha256, which is committed and by which the corpus is recognised. known: the committed hash stays; a
-    text that does not fit it raises UserError."""
+    """corpus.txt, and corpus.sha256, which is committed and by which the corpus is recognised.
+    known: the committed hash stays; a text that does not fit it raises UserError."""
     found = hashlib.sha256(text.encode("utf-8")).hexdigest()
     if known and found != known_hash(folder):
-        raise UserError(f"the corpus that data/ makes now is not that of {folder / 'corpus.sha256'}: the world was changed; "
+        raise UserError("the corpus that data/ makes now is not that of "
+                        f"{folder / 'corpus.sha256'}: the world was changed; "
                         "run `python -m data.prepare`, which writes all of its files")
     write(folder / "corpus.txt", text)
     if not known:
@@ -459,13 +486,15 @@ def known_hash(folder):
 
 
 def corpus_texts():
-    """The documents of corpus.txt, which is made if it is missing; raises UserError if it is not the corpus of this world."""
+    """The documents of corpus.txt, which is made if it is missing; raises UserError if it is not
+    the corpus of this world."""
     path = FOLDER / "corpus.txt"
     if not path.exists():
         prepare(FOLDER, corpus_only=True)
     text = read_bytes(path)
     if hashlib.sha256(text).hexdigest() != known_hash(FOLDER):
-        raise UserError(f"{path} is not the corpus of this world (cut off, or of an older version): run `python -m data.prepare --corpus`")
+        raise UserError(f"{path} is not the corpus of this world (cut off, or of an older "
+                        "version): run `python -m data.prepare --corpus`")
     return text.decode("utf-8").strip().split("\n\n")
 
 

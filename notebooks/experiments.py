@@ -50,7 +50,9 @@ class Lab:
         if quick:                                                       # a little world of its own, with the same people in it
             prepare.FOLDER = self.runs / "world"
             prepare.FOLDER.mkdir(parents=True, exist_ok=True)
-            if not all((prepare.FOLDER / name).exists() for name in ("corpus.sha256", "prompts_closed.jsonl")):      # the first, the last
+            # the first that prepare writes, and the last
+            first_and_last = ("corpus.sha256", "prompts_closed.jsonl")
+            if not all((prepare.FOLDER / name).exists() for name in first_and_last):
                 prepare.prepare(prepare.FOLDER, LITTLE, corpus_words=40_000)
         self.rows = prepare.read_jsonl(prepare.FOLDER / "prompts_eval.jsonl", **prepare.PROMPT)
 
@@ -84,7 +86,8 @@ class Lab:
         stages = self.stages(seed)
         config = stages["config"]
         if not (Path(config.out) / "results.json").exists():
-            with prepare.alone_in(config.out):                          # experiments may run side by side: one of them makes it
+            # Experiments may run side by side: one of them makes it
+            with prepare.alone_in(config.out):
                 ppo.run(**stages)
         return config
 
@@ -459,7 +462,8 @@ def other_people(world, folder, slips):
     """A copy of a world in which the same people demonstrate with another share of slips."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in world.iterdir():
-        if path.suffix in (".jsonl", ".tiktoken", ".txt", ".sha256") and not (folder / path.name).exists():
+        kept = path.suffix in (".jsonl", ".tiktoken", ".txt", ".sha256")
+        if kept and not (folder / path.name).exists():
             shutil.copy(path, folder)
     rows = prepare.read_jsonl(world / "demonstrations.jsonl", task=dict, labeler=str)
     again = [row | {"completion": labeler.Labeler(int(row["labeler"].split("-")[1])).demonstrate(row["task"], slips)} for row in rows]
@@ -746,7 +750,8 @@ EXPERIMENTS = {"figure_1": (figure_1, picture_figure_1, "3.1 h"), "metadata": (m
 def run(name, quick=False):
     """Makes what results/NAME.json lacks, a row at a time, then the picture; returns the sentence."""
     lab = Lab(quick)
-    with prepare.alone_in(lab.runs, f".{name}.lock"):                   # others may run beside it, the same one may not
+    # Others may run beside it, the same one may not
+    with prepare.alone_in(lab.runs, f".{name}.lock"):
         measure(lab, name)
     return draw(name, lab.results)
 

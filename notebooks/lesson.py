@@ -119,18 +119,22 @@ def ask(question, prepared, fits=lambda answer: True, hint=""):
         while not fits(answer := input(f"{question} ").strip().lower() or prepared):
             print(hint)
         return answer
-    except (EOFError, NotImplementedError):                 # a kernel without a keyboard, as nbconvert's
+    except (EOFError, NotImplementedError):
+        # A kernel without a keyboard, as nbconvert's
         return prepared
 
 
 def ask_ranks(prepared):
-    """The student's ranks of as many responses as `prepared` ranks, at least one better than another: there must be something to compare."""
-    hint = (f"{len(prepared)} numbers from 1 to 9, please, e.g. {' '.join(map(str, range(1, len(prepared) + 1)))}; "
+    """The student's ranks of as many responses as `prepared` ranks, at least one better than
+    another: there must be something to compare."""
+    example = " ".join(map(str, range(1, len(prepared) + 1)))
+    hint = (f"{len(prepared)} numbers from 1 to 9, please, e.g. {example}; "
             "equal numbers tie, but not all may")
 
     def fits(text):
         ranks = text.split()
-        return len(ranks) == len(prepared) and set(ranks) <= set("123456789") and len(set(ranks)) > 1
+        return (len(ranks) == len(prepared) and set(ranks) <= set("123456789")
+                and len(set(ranks)) > 1)
 
     given = ask("Your ranks:", " ".join(map(str, prepared)), fits, hint)
     return [int(number) for number in given.split()]

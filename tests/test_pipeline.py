@@ -184,7 +184,8 @@ def test_no_weight_depends_on_the_gold_judge(finished, tmp_path, monkeypatch):
     assert len(asked) > 500
     for name in ("reward_1", "sft", "ppo_1", "ppo_1_value"):
         assert load_checkpoint(tmp_path / f"{name}.pt")["sha256"] == load_checkpoint(finished.out / f"{name}.pt")["sha256"], name
-    assert [json.loads(line)["gold"] for line in open(tmp_path / "ppo_1.jsonl", encoding="utf-8")] != finished.metrics("ppo_1", "gold")
+    gold = [row["gold"] for row in prepare.read_jsonl(tmp_path / "ppo_1.jsonl")]
+    assert gold != finished.metrics("ppo_1", "gold")
 
 
 # ---------------------------------------------------------------- running it again
@@ -228,19 +229,24 @@ def test_other_settings_in_the_same_folder_are_refused(finished):
 
 
 PRODUCTS = WEIGHTS + ["sft_epochs/01", "sft_epochs/02", "ppo_1_value", "ppo_value", "ppo_ptx_value"]
-BESIDE = ["gpt.jsonl", "sft.jsonl", "sft_mix.jsonl", "reward_1.jsonl", "reward_2.jsonl", "rankings.jsonl", "ppo_1.jsonl", "ppo.jsonl",
-          "ppo_ptx.jsonl", "losses.png", "reward.png", "ppo.png", "figures.png", "results.json", "seconds.json"]
+BESIDE = ["gpt.jsonl", "sft.jsonl", "sft_mix.jsonl", "reward_1.jsonl", "reward_2.jsonl",
+          "rankings.jsonl", "ppo_1.jsonl", "ppo.jsonl",
+          "ppo_ptx.jsonl", "losses.png", "reward.png", "ppo.png", "figures.png", "results.json",
+          "seconds.json"]
 
 
 @pytest.mark.parametrize("product", [f"{name}.pt" for name in PRODUCTS] + BESIDE)
-def test_what_is_missing_is_made_again_to_the_bit_or_the_line_says_what_to_delete(product, finished, tmp_path, monkeypatch):
-    """Any one file of a finished run deleted, and then those that the line names: the same command ends with the same files. (What the
-    evaluation says of the same models is left to test_a_second_run_trains_nothing.)"""
+def test_what_is_missing_is_made_again_to_the_bit_or_the_line_says_what_to_delete(product, finished,
+        tmp_path, monkeypatch):
+    """Any one file of a finished run deleted, and then those that the line names: the same command
+    ends with the same files. (What the evaluation says of the same models is left to
+    test_a_second_run_trains_nothing.)"""
     monkeypatch.setattr(ppo, "evaluate", lambda config: ({**finished.results}, [], []))
     out = tmp_path / "out"
     shutil.copytree(finished.out, out)
     (out / product).unlink()
-    stages, before = settings(out), {path.relative_to(out) for path in out.rglob("*")} | {Path(product)}
+    stages, before = settings(out), {path.relative_to(out)
+                                     for path in out.rglob("*")} | {Path(product)}
     try:
         ppo.run(**stages)
     except UserError as error:
@@ -251,7 +257,9 @@ def test_what_is_missing_is_made_again_to_the_bit_or_the_line_says_what_to_delet
         ppo.run(**stages)
     assert {path.relative_to(out) for path in out.rglob("*")} == before
     same = [path for path in before if path.suffix in (".pt", ".jsonl")]
-    assert len(same) > 20 and [path for path in same if (out / path).read_bytes() != (finished.out / path).read_bytes()] == []
+    other = [path for path in same
+             if (out / path).read_bytes() != (finished.out / path).read_bytes()]
+    assert len(same) > 20 and other == []
 
 
 def test_what_is_made_again_with_other_settings_replaces_nothing_that_stands(finished, tmp_path):
@@ -259,13 +267,18 @@ def test_what_is_made_again_with_other_settings_replaces_nothing_that_stands(fin
     shutil.copytree(finished.out, tmp_path / "out")
     (tmp_path / "out" / "reward_1.pt").unlink()
     stages = settings(tmp_path / "out")
-    with pytest.raises(UserError, match="reward_1.pt is missing, and .*sft.pt was made with --k 4, not 5: .*delete .*sft.pt"):
+    said = "reward_1.pt is missing, and .*sft.pt was made with --k 4, not 5: .*delete .*sft.pt"
+    with pytest.raises(UserError, match=said):
         ppo.run(**stages | {"reward_1": dataclasses.replace(stages["reward_1"], k=5)})
 
 
-@pytest.mark.parametrize("name, content, said", [("seconds.json", "{", "damaged, delete it"), ("seconds.json", "[1]", "damaged, delete it"),
-                                                 ("gpt.jsonl", '{"step": 0}\n{"st', "line 2"), ("ppo.jsonl", "", "empty")])
-def test_a_damaged_file_beside_the_models_is_named_before_anything_is_trained(name, content, said, finished, tmp_path):
+@pytest.mark.parametrize("name, content, said",
+                         [("seconds.json", "{", "damaged, delete it"),
+                          ("seconds.json", "[1]", "damaged, delete it"),
+                                                 ("gpt.jsonl", '{"step": 0}\n{"st', "line 2"),
+                                                 ("ppo.jsonl", "", "empty")])
+def test_a_damaged_file_beside_the_models_is_named_before_anything_is_trained(name, content, said,
+        finished, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished.out, out)
     (out / name).write_text(content, encoding="utf-8", newline="\n")
@@ -279,12 +292,14 @@ def test_stray_files_do_not_disturb(finished, tmp_path, monkeypatch):
     """What macOS leaves on a memory stick, and a student's own copy: not read, not deleted."""
     out = tmp_path / "out"
     shutil.copytree(finished.out, out)
-    strays = [out / "._gpt.pt", out / "sft_epochs" / "._01.pt", out / "sft_epochs" / "best.pt", out / "mine.pt"]
+    strays = [out / "._gpt.pt", out / "sft_epochs" / "._01.pt", out / "sft_epochs" / "best.pt",
+              out / "mine.pt"]
     for stray in strays:
         stray.write_bytes(b"\x00\x05\x16\x07")
     assert ppo.run(**settings(out))["models"] == finished.results["models"]
     with pytest.raises(UserError, match="ppo_1.pt was made with --beta"):
-        ppo.run(**settings(out) | {"config": dataclasses.replace(settings(out)["config"], beta=0.5)})
+        ppo.run(**settings(out) | {"config": dataclasses.replace(settings(out)["config"],
+                beta=0.5)})
     (out / "sft_mix.pt").unlink()
     sft.train(settings(out)["sft"])
     assert all(stray.exists() for stray in strays)
@@ -298,15 +313,19 @@ def refusal(finished, **changes):
 
 
 def test_a_change_invalidates_what_it_changes_and_no_more(finished):
-    """Each refusal names the first file, the flag, and all that has to go, before anything is trained."""
+    """Each refusal names the first file, the flag, and all that has to go, before anything is
+    trained."""
     before, out = finished.files(), finished.out
     said = refusal(finished, gamma_ptx=0.8)
-    assert f"{out}/ppo_ptx.pt was made with --gamma_ptx 0.3, not 0.8" in said and said.endswith(f"or delete {out}/ppo_ptx.pt")
+    assert f"{out}/ppo_ptx.pt was made with --gamma_ptx 0.3, not 0.8" in said
+    assert said.endswith(f"or delete {out}/ppo_ptx.pt")
     said = refusal(finished, iterations=13)
-    assert f"{out}/ppo.pt was made with --iterations 12, not 13" in said and said.endswith(f"or delete {out}/ppo.pt, {out}/ppo_ptx.pt")
+    assert f"{out}/ppo.pt was made with --iterations 12, not 13" in said
+    assert said.endswith(f"or delete {out}/ppo.pt, {out}/ppo_ptx.pt")
     said = refusal(finished, iterations_1=11)
     assert f"{out}/ppo_1.pt was made with --iterations_1 10, not 11" in said
-    assert said.endswith("or delete " + ", ".join(f"{out}/{name}.pt" for name in ("ppo_1", "reward", "ppo", "ppo_ptx")))
+    stale = [f"{out}/{name}.pt" for name in ("ppo_1", "reward", "ppo", "ppo_ptx")]
+    assert said.endswith("or delete " + ", ".join(stale))
     assert finished.again(split="valid")["split"] == "valid" and finished.files() == before
     finished.again()
 
@@ -318,17 +337,24 @@ def test_only_the_stale_policy_is_made_again(finished, tmp_path):
     (out / "ppo_ptx.pt").unlink()
     stages = settings(out)
     ppo.run(**stages | {"config": dataclasses.replace(stages["config"], gamma_ptx=0.0)})
-    again, before = ({name: load_checkpoint(folder / f"{name}.pt") for name in WEIGHTS} for folder in (out, finished.out))
-    assert [name for name in WEIGHTS if again[name]["sha256"] != before[name]["sha256"]] == ["ppo_ptx"]
+    again, before = ({name: load_checkpoint(folder / f"{name}.pt") for name in WEIGHTS}
+                     for folder in (out, finished.out))
+    assert [name for name in WEIGHTS
+            if again[name]["sha256"] != before[name]["sha256"]] == ["ppo_ptx"]
     assert again["ppo_ptx"]["extra"]["settings"]["gamma_ptx"] == 0.0
-    assert all(tensor.equal(again["ppo"]["state"][name]) for name, tensor in again["ppo_ptx"]["state"].items())     # that is PPO
+    # gamma 0: that is PPO
+    assert all(tensor.equal(again["ppo"]["state"][name]) for name,
+               tensor in again["ppo_ptx"]["state"].items())
 
 
 def test_a_policy_remembers_the_settings_that_made_it(finished):
-    saved = {name: load_checkpoint(finished.out / f"{name}.pt")["extra"]["settings"] for name in ("ppo_1", "ppo", "ppo_ptx")}
-    assert {name: settings["gamma_ptx"] for name, settings in saved.items()} == {"ppo_1": 0.0, "ppo": 0.0, "ppo_ptx": 0.3}
+    saved = {name: load_checkpoint(finished.out / f"{name}.pt")["extra"]["settings"]
+             for name in ("ppo_1", "ppo", "ppo_ptx")}
+    assert {name: settings["gamma_ptx"] for name, settings in saved.items()} == {"ppo_1": 0.0,
+            "ppo": 0.0, "ppo_ptx": 0.3}
     assert saved["ppo_1"]["iterations_1"] == 10 and "iterations" not in saved["ppo_1"]
-    assert saved["ppo"]["iterations"] == 12 and "iterations_1" not in saved["ppo"] and "split" not in saved["ppo"]
+    assert saved["ppo"]["iterations"] == 12
+    assert "iterations_1" not in saved["ppo"] and "split" not in saved["ppo"]
 
 
 def test_a_stage_begun_anew_mixes_nothing_with_its_earlier_run(finished, tmp_path, monkeypatch):
