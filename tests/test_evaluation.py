@@ -298,7 +298,7 @@ FOUND = {
     "a": (verdict(1.0, 7, True, True, True, False), 0, True),
     "b": (verdict(0.5, 4, False, None, False, True), 1, False),
     "c": (verdict(0.25, 2, True, False, True, True), LAST, True),
-    "d": (verdict(0.0, 1, True, None, False, False), LAST, False),
+    "d": (verdict(0.0, 1, False, None, False, False), LAST, False),
     "e": (verdict(0.9985, 7, True, None, False, False), LAST - 1, False),
 }
 CLOSED = {
@@ -364,7 +364,7 @@ def test_only_a_flawless_answer_is_fully_correct(entry):
 def test_metadata_are_shares_of_the_responses_to_which_they_apply(entry):
     """Two of five prompts state a constraint, one of them is kept."""
     found = entry()
-    assert found["attempts_correct_instruction"] == pytest.approx(4 / 5)
+    assert found["attempts_correct_instruction"] == pytest.approx(3 / 5)
     assert found["follows_constraints"] == pytest.approx(1 / 2)
     assert found["appropriate"] == pytest.approx(2 / 5)
 

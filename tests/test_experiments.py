@@ -1190,29 +1190,27 @@ def test_a_single_seed_is_called_one(tmp_path, monkeypatch):
     assert experiments.draw("x", tmp_path) == "So it is. (Seed 3.)"
 
 
+@pytest.mark.parametrize("stands_in", ["a set", "the corpus"])
 def test_further_prompts_are_in_no_committed_set_and_no_question_of_the_corpus(
-    tmp_path, monkeypatch
+    stands_in, tmp_path, monkeypatch
 ):
-    """Of the prompts that would be drawn first, one stands in the corpus, and one in a set:
-    neither comes."""
-    first = [
-        tasks.prompt(t)
-        for t in prepare.draw_prompts({"prompts_eval": 20}, prepare.SEED + 1)["prompts_eval"]
-    ]
+    """The prompt that would be drawn first is known: it does not come."""
+    drawn = prepare.draw_prompts({"prompts_eval": 5}, prepare.SEED + 1)["prompts_eval"]
+    first, text = tasks.prompt(drawn[0]), "The fox."
     monkeypatch.setattr(prepare, "FOLDER", tmp_path)
     for name in prepare.SIZES:
-        (tmp_path / f"{name}.jsonl").write_text(
-            json.dumps({"prompt": first[0] if name == "prompts_rm" else "Hi"}) + "\n",
-            encoding="utf-8",
-            newline="\n",
-        )
-    text = f"The fox.\n\nQuestion: {first[1]}\nAnswer: Yes.\n"
-    prepare.write_corpus(tmp_path, text, known=False)
+        known = stands_in == "a set" and name == "prompts_rm"
+        row = {"prompt": first if known else "Hi"}
+        prepare.write(tmp_path / f"{name}.jsonl", json.dumps(row) + "\n")
+    if stands_in == "the corpus":
+        text += f"\n\nQuestion: {first}\nAnswer: Yes."
+    prepare.write_corpus(tmp_path, text + "\n", known=False)
     lab = SimpleNamespace(quick=False)
-    drawn = [row["prompt"] for row in experiments.Lab.more_rows.__wrapped__(lab, 20)]
-    assert len(drawn) == len(set(drawn)) == 20
-    assert not {first[0], first[1]} & set(drawn)
-    assert drawn[0] != first[0]
+    prompts = [row["prompt"] for row in experiments.Lab.more_rows.__wrapped__(lab, 5)]
+    assert len(set(prompts)) == 5 and first not in prompts
+
+
+def test_a_quick_lab_has_no_further_prompts():
     assert experiments.Lab.more_rows.__wrapped__(SimpleNamespace(quick=True), 20) == []
 
 
