@@ -20,13 +20,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import prepare, tokenizer
+from data.figures import plot_reward
 from data.judge import judge
 from data.labeler import agreement, labelers, opinions_without_noise
 from model import (GPTConfig, MetricLog, Common, Trunk, UserError, alone, batches_of_like_length,
@@ -34,11 +34,7 @@ from model import (GPTConfig, MetricLog, Common, Trunk, UserError, alone, batche
                    muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up, settings_of,
                    stage_extra)
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
-
 MAX_NEW_TOKENS = 32             # the longest response in ranking, RL and evaluation (1,000)
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"      # Okabe and Ito's colour-blind-safe palette
 
 
 @dataclass
@@ -303,31 +299,6 @@ def keep_best_sft(config, model, rows):
     print(f"    the reward model likes SFT epoch {int(epoch)} best; it becomes {config.out}/sft.pt, the baseline")
 
 
-def plot(path, log, margins, table):
-    """out/reward.png: the loss, the calibration, the SFT epochs."""
-    fig, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-    smooth = [sum(log[max(0, i - 50):i + 51]) / len(log[max(0, i - 50):i + 51]) for i in range(len(log))]
-    axes[0].plot(smooth, color=BLUE)
-    axes[0].axhline(0.6931, color=GREY, linestyle=":", label="a coin flip, log 2")
-    axes[0].set(xlabel="step", ylabel="ranking loss (nats a pair)", title="Equation 1 goes down")
-    for (name, values), colour, marker in zip(list(margins.items())[:2], (BLUE, ORANGE), "os"):
-        both = torch.tensor(values + [-v for v in values])              # each pair seen from either side
-        right = torch.tensor([1.0] * len(values) + [0.0] * len(values))
-        bins = torch.bucketize(both, both.quantile(torch.linspace(0, 1, 13))[1:-1])
-        axes[1].plot([both.sigmoid()[bins == b].mean() for b in range(12)], [right[bins == b].mean() for b in range(12)],
-                     marker=marker, color=colour, label=name.replace("_", " "))
-    axes[1].plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
-    axes[1].set(xlabel="predicted: sigmoid(score difference)", ylabel="observed share preferred", title="Calibration, held-out prompts")
-    epochs, means, errors = zip(*sorted((int(name), mean, error) for name, mean, error in table))
-    axes[2].errorbar(epochs, means, yerr=errors, marker="o", capsize=2, color=GREEN)
-    axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples", title="Which SFT epoch is the baseline (C.1)")
-    for axis in axes[:2]:
-        axis.legend(frameon=False, fontsize=8)
-    fig.tight_layout()
-    fig.savefig(path, dpi=130)
-    plt.close(fig)
-
-
 # ---------------------------------------------------------------- training
 
 
@@ -443,7 +414,7 @@ def train(config):
         keep_best_sft(config, model, valid)
     report, margins = measure(model, config, valid[:400])
     table = [tuple(row) for row in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]]
-    plot(Path(config.out) / "reward.png", losses, margins, table)
+    plot_reward(Path(config.out) / "reward.png", losses, margins, table)
     if config.round == 2:               # last: where it stands, a stage is finished, its picture too
         save_checkpoint(Path(config.out) / f"{name}.pt", model, **extra)
     print("    " + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in report.items() if key != "ceilings"))

@@ -29,9 +29,9 @@ import reward
 import sft
 from data import corpus, labeler, prepare, tasks, tokenizer
 from data import toytown as town
+from data.figures import BLUE, COLOURS, GREEN, GREY, ORANGE, TITLES, plt
 from data.labeler import labelers
 from model import load_model, made
-from reward import BLUE, GREEN, GREY, ORANGE, plt
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"
@@ -518,7 +518,7 @@ def picture_kl_sweep(rows, axes):
 def picture_alignment_tax(rows, axes):
     """What each model has lost of the base model's corpus loss and skills; the two sweeps."""
     names = [name for name in TAXED if by_seed(rows, name, "corpus_loss")]
-    titles = {"sft_mix": "SFT mix", **ppo.TITLES}
+    titles = {"sft_mix": "SFT mix", **TITLES}
     rises = {f"{name} seed {seed}": {"rise": row["corpus_loss"] - rows[f"gpt seed {seed}"]["corpus_loss"]}
              for key, row in rows.items() for name, seed in [key.rsplit(" seed ", 1)] if name in names[1:]}
     spread(axes[0], range(1, len(names)), rises, names[1:], "rise", linestyle="", marker="s", color=BLUE)
@@ -555,7 +555,7 @@ def tax_in_words(rows, names):
     less = loss["ppo_ptx"] - loss["gpt"] < 0.5 * (loss["ppo"] - loss["gpt"]) and skill["ppo_ptx"] > skill["ppo"]
     raised = [t for t in RAISED if f"beta x {t}" in models]
     helps = any(loss[f"beta x {t}"] <= loss["ppo_ptx"] for t in raised)
-    ours = ", ".join(f"{loss[name]:.3f} ({skill[name]:.2f}) for {ppo.TITLES[name]}" for name in ("gpt", "ppo", "ppo_ptx"))
+    ours = ", ".join(f"{loss[name]:.3f} ({skill[name]:.2f}) for {TITLES[name]}" for name in ("gpt", "ppo", "ppo_ptx"))
     theirs = ", ".join(f"{loss[f'beta x {t}']:.3f} at {t:g} times, gold {gold[f'beta x {t}']:.3f}" for t in raised)
     return (f"Paper: PPO pays an alignment tax, PPO-ptx hardly, and raising beta instead does not help. Here corpus loss (mean of the four skills) is "
             f"{ours}: {'agrees' if less else 'differs'}; PPO with beta raised: {theirs} (PPO-ptx {gold['ppo_ptx']:.3f}): {'differs' if helps else 'agrees'}.")
@@ -622,9 +622,9 @@ def picture_figure_1(rows, axes):
             known = [(p, mean_and_range(v)) for p, v in zip(params, values) if v]
             errors = [[m - low for _, (m, low, _) in known], [high - m for _, (m, _, high) in known]]
             axis.errorbar([p for p, _ in known], [m for _, (m, _, _) in known], yerr=errors, color=colour, linestyle=line, marker=marker, capsize=2,
-                          label=ppo.TITLES[name])
+                          label=TITLES[name])
         axis.axhline(0.5, color=GREY, linewidth=0.7, linestyle=":")
-        axis.set(xscale="log", ylim=(0, 1), xlabel="parameters", ylabel=f"preferred to the largest {ppo.TITLES[rival]}")
+        axis.set(xscale="log", ylim=(0, 1), xlabel="parameters", ylabel=f"preferred to the largest {TITLES[rival]}")
     axes[0].legend(frameon=False, fontsize=8)
     axes[1].set_title("bars: lowest to highest of the seeds", fontsize=9)
     wins = {name: ppo.mean_of(row[f"small {name}"]["against_gpt"][0] for row in rows.values()) for name in ("gpt_prompted", "sft", "ppo_ptx")}
@@ -645,7 +645,7 @@ def picture_metadata(rows, axes):
     for axis, part in zip(axes, (METADATA[:3], METADATA[3:5], METADATA[5:])):
         for i, name in enumerate(ppo.MODELS):
             values = [mean_and_range([row[name][key] for row in rows.values()]) for key, _ in part]
-            axis.bar([k + (i - 2.5) * 0.14 for k in range(len(part))], [v[0] for v in values], 0.13, color=ppo.COLOURS[name], label=ppo.TITLES[name],
+            axis.bar([k + (i - 2.5) * 0.14 for k in range(len(part))], [v[0] for v in values], 0.13, color=COLOURS[name], label=TITLES[name],
                      capsize=1, yerr=[[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]], error_kw={"linewidth": 0.8})
             for k, (mean, *_) in enumerate(values):
                 if mean < 0.001:
@@ -660,7 +660,7 @@ def picture_metadata(rows, axes):
     lowest = min(("gpt", "sft", "ppo_ptx"), key=invents.get)
     return (f"Paper, closed domain: GPT invents in 41 %, PPO-ptx in 21 %, SFT in 8 %. Here GPT {invents['gpt']:.0%} (it hardly answers), prompted "
             f"{invents['gpt_prompted']:.0%}, SFT {invents['sft']:.0%}, PPO-ptx {invents['ppo_ptx']:.0%}: {'agrees' if invents['ppo_ptx'] < invents['gpt'] else 'differs'}; in the "
-            f"paper SFT invents least, here {ppo.TITLES[lowest]} does. False premises corrected ({asked} prompts): GPT prompted "
+            f"paper SFT invents least, here {TITLES[lowest]} does. False premises corrected ({asked} prompts): GPT prompted "
             f"{truthful['gpt_prompted']:.0%}, SFT {truthful['sft']:.0%}, PPO-ptx {truthful['ppo_ptx']:.0%}. "
             f"Paper: less toxic than GPT only where respect is asked for. Here {rude['gpt']:.1%} to {rude['ppo_ptx']:.1%} not asked, {rude_asked['gpt']:.1%} to "
             f"{rude_asked['ppo_ptx']:.1%} asked: {'differs, it falls either way' if rude['ppo_ptx'] < 0.75 * rude['gpt'] else 'agrees'}.")

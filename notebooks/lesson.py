@@ -21,7 +21,8 @@ from IPython.display import Markdown, display  # noqa: E402
 import ppo  # noqa: E402
 from data import prepare  # noqa: E402
 from model import UserError, load_model  # noqa: E402
-from reward import BLUE, GREEN, GREY, ORANGE, load_reward_model  # noqa: E402
+from data.figures import BLUE, COLOURS, GREEN, GREY, ORANGE  # noqa: E402,F401
+from reward import load_reward_model  # noqa: E402
 
 HERE = Path(__file__).parent
 CHECKPOINTS, RESULTS = HERE / "checkpoints", HERE / "results"

@@ -839,7 +839,7 @@ def stage(out, tmp_path_factory, monkeypatch):
         ("fit", fitted),
         ("keep_best_sft", chosen),
         ("measure", noted_measure),
-        ("plot", lambda *_: notes["order"].append("plot")),
+        ("plot_reward", lambda *_: notes["order"].append("plot")),
         ("centre", lambda model, encoding: notes["order"].append("centre")),
     ):
         monkeypatch.setattr(reward, name, stub)
