@@ -6,6 +6,7 @@ from data import prepare
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"      # Okabe and Ito's colour-blind-safe palette
 
@@ -127,7 +128,8 @@ def plot_reward(path, log, margins, table):
     axes[1].set(xlabel="predicted: sigmoid(score difference)", ylabel="observed share preferred", title="Calibration, held-out prompts")
     epochs, means, errors = zip(*sorted((int(name), mean, error) for name, mean, error in table))
     axes[2].errorbar(epochs, means, yerr=errors, marker="o", capsize=2, color=GREEN)
-    axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples", title="Which SFT epoch is the baseline (C.1)")
+    axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples (95 % over samples)", title="Which SFT epoch is the baseline (C.1)")
     for axis in axes[:2]:
         axis.legend(frameon=False, fontsize=8)
     fig.tight_layout()
