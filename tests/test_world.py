@@ -660,7 +660,7 @@ def test_an_error_is_a_persons_own_and_this_responses_own():
         error(),
         error(seed=1),
         error(task={**FOX, "phrasing": 1}),
-        error(text=RIGHT, encoding="utf-8"),
+        error(0, FOX, RIGHT),
         error(ended=False),
     ]
     assert len({round(e, 6) for e in errors}) == 5 and errors[0] == error()
