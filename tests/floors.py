@@ -3,11 +3,11 @@
 The same commit and seed on another kind of processor is another run, as if of another seed: rounding differs, and training
 amplifies it. So what a run may show is what the seeds in tests/floors.json showed, and a floor is
 
-    mean of the recorded seeds - 4 max(their standard deviation, 0.01)
+    mean of the recorded seeds - 4 max(their standard deviation, what is known to be chance)
 
-With three seeds a good run falls below one floor in about 4 % of cases if its figure is normally distributed (Student's t, two
-degrees of freedom). 0.01 is what the choice of evaluation prompts alone moves a share. A loss larger than the floor's distance is
-noticed; figures that hardly vary (utility, accuracies) are the sharpest.
+Three seeds may agree by luck, so a deviation is never taken to be smaller than LEAST: what the evaluation's 1,000 prompts alone
+leave open (0.01 for a share, more for a ratio of small differences), and half as much again for the seed. A loss larger than a
+floor's distance is noticed; utility and accuracies are the sharpest, at 0.06: the gap moves by four times as much.
 
     python tests/floors.py out/results.json                     # prints every must that is missed; exits 1 below a floor
     python tests/floors.py --record OUT_1 OUT_2 OUT_3           # writes tests/floors.json from the results of three seeds
@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 
 FLOORS = Path(__file__).with_name("floors.json")
-WIDTH, LEAST = 4, 0.01
+WIDTH, LEAST = 4, {"gap_closed": 0.05, "win_share_of_ceiling": 0.06, "toxic_against_sft": 0.03, "ptx_saves": 0.03}
+USUAL_LEAST = 0.015
 
 
 def figures(results):
@@ -59,16 +60,16 @@ MUSTS = {"gap_closed": 0.45, "win_share_of_ceiling": 0.45, "preferred_to_gpt": 0
          "corpus_loss_above_gpt": -0.10, "ptx_saves": 0.0, "sft_fully_correct": 0.40, "gigabytes": -1.5}
 
 
-def floor(values):
+def floor(name, values):
     """The rule above."""
-    return statistics.mean(values) - WIDTH * max(statistics.stdev(values), LEAST)
+    return statistics.mean(values) - WIDTH * max(statistics.stdev(values), LEAST.get(name, USUAL_LEAST))
 
 
 def check(ours, recorded):
     """Prints a line per figure; returns the names of those below their floor."""
     fallen = []
     for name, value in ours.items():
-        must, least = MUSTS.get(name), floor(recorded[name]) if name in recorded else None
+        must, least = MUSTS.get(name), floor(name, recorded[name]) if name in recorded else None
         missed, fell = must is not None and value < must, least is not None and value < least
         fallen += [name] * fell
         print(f"{name:28} {value:8.3f}   must {'-' if must is None else f'{must:.2f}':>6}   "
@@ -80,7 +81,7 @@ def check(ours, recorded):
 def record(folders):
     """tests/floors.json: every figure of every seed."""
     runs = [figures(json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))) for folder in folders]
-    table = {name: [round(run[name], 4) for run in runs] for name in runs[0]}
+    table = {name: [round(run[name], 4) for run in runs] for name in runs[0] if name != "gigabytes"}   # the machine's
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(values)}" for name, values in table.items())
     FLOORS.write_text("{\n" + lines + "\n}\n", encoding="utf-8", newline="\n")
 

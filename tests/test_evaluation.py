@@ -1033,16 +1033,17 @@ def test_what_is_returned_is_what_is_written_and_the_table_is_shown(stages, resu
 
 
 def test_a_floor_lies_four_deviations_below_the_mean_of_the_recorded_seeds():
-    """.4, .5, .6: mean .5, deviation .1. Seeds that agree leave the error of the prompts, .01."""
-    assert floors.floor([0.4, 0.5, 0.6]) == pytest.approx(0.1)
-    assert floors.floor([0.85, 0.85, 0.85]) == pytest.approx(0.81)
+    """.4, .5, .6: mean .5, deviation .1. Seeds that agree leave chance: .05 for the gap, .015 for a utility."""
+    assert floors.floor("gap_closed", [0.4, 0.5, 0.6]) == pytest.approx(0.1)
+    assert floors.floor("gap_closed", [0.5, 0.5, 0.5]) == pytest.approx(0.3)
+    assert floors.floor("utility_sft", [0.85, 0.85, 0.85]) == pytest.approx(0.79)
 
 
 def test_a_run_fails_where_a_figure_is_below_its_floor_and_only_there(capsys):
     recorded = {"gap_closed": [0.4, 0.5, 0.6], "utility_ppo_ptx": [0.85, 0.85, 0.85]}
     fine = {"gap_closed": 0.11, "utility_ppo_ptx": 0.82, "gigabytes": -0.9}
     assert floors.check(fine, recorded) == []
-    assert floors.check(fine | {"utility_ppo_ptx": 0.80}, recorded) == ["utility_ppo_ptx"]
+    assert floors.check(fine | {"utility_ppo_ptx": 0.78}, recorded) == ["utility_ppo_ptx"]
     assert "MUST MISSED" in capsys.readouterr().out         # .11 of the gap is no failure, but said
 
 
