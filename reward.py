@@ -274,7 +274,8 @@ def rate_sft_epochs(config, model, rows, seed):
     samples), the best first.
 
     Neighbouring epochs differ by little, in truth by up to 0.2 points, and one sample to each of 1,000 prompts errs by 0.03. So the
-    worse half of the epochs goes after each round of samples, and those that are close are told apart by eight."""
+    worse half of the epochs goes after each round of samples, and those that are close are told apart by eight. If eight cannot tell
+    the last two apart, the later is taken: luck must not choose, and more epochs help people's preference (C.1)."""
     encoding, generator = tokenizer.load(), torch.Generator().manual_seed(seed)
     prompts, left = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows], sft_epochs(config)
     scores, mean = {name: [] for name in left}, lambda name: sum(map(sum, scores[name])) / len(rows) / len(scores[name])
@@ -284,10 +285,17 @@ def rate_sft_epochs(config, model, rows, seed):
             for _ in range(tries):
                 texts = [tokenizer.response_text(encoding, ids) for ids in generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)]
                 scores[name].append(score(model, encoding, [(row["prompt"], {"text": t, "ended": e}) for row, (t, e) in zip(rows, texts)]))
-        left = sorted(left, key=mean, reverse=True)[:(len(left) + 1) // 2]
+        finalists, left = left, sorted(left, key=mean, reverse=True)[:(len(left) + 1) // 2]
     spread = torch.stack([torch.tensor(s).var(0) for s in scores.values() if len(s) > 1]).mean().sqrt().item()      # of a prompt's samples
     table = [(name, mean(name), 1.96 * spread / (len(rows) * len(scores[name])) ** 0.5) for name in scores]
-    return sorted(table, key=lambda row: (row[0] == left[0], row[1]), reverse=True)
+    return sorted(table, key=lambda row: (row[0] == choose(table, finalists), row[1]), reverse=True)
+
+
+def choose(table, finalists):
+    """The better of the last two epochs, the later one if a 95 % interval of their difference holds 0; table: see rate_sft_epochs."""
+    rated = {name: (mean, error) for name, mean, error in table}
+    best, later = max(finalists, key=lambda name: rated[name][0]), max(finalists, key=int)
+    return later if rated[best][0] - rated[later][0] <= 2 ** 0.5 * rated[later][1] else best
 
 
 def keep_best_sft(config, model, rows):

@@ -570,6 +570,13 @@ def test_the_baseline_is_not_the_epoch_that_was_lucky_once(out, monkeypatch, enc
     assert means == [("02", 2.25), ("04", 3.0), ("01", 2.5), ("03", 1.0)]
 
 
+@pytest.mark.parametrize("later, chosen", [(0.74, "08"), (0.71, "08"), (0.69, "04")])
+def test_of_two_epochs_that_samples_cannot_tell_apart_the_later_is_the_baseline(later, chosen):
+    """.73 beside .71 with errors of .02 each: the difference errs by .028. Beside .69 it is no luck."""
+    table = [("04", 0.73, 0.02), ("08", later, 0.02), ("16", 0.72, 0.08)]
+    assert reward.choose(table, ["04", "08"]) == reward.choose(table, ["08", "04"]) == chosen
+
+
 def test_the_mean_of_more_samples_is_surer(out, monkeypatch, encoding):
     """The variance of a prompt's samples is 12.5 for 5, 0 and 0.5 for 4 and seven 2: 6.5. Four
     prompts, eight, two or one sample each."""
