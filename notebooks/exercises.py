@@ -482,7 +482,7 @@ def check_best_of_n_kl(my_best_of_n_kl):
 
 SYMPTOMS = {        # bug of tests/mutations.py -> what its curve shows
     "KL with the sign turned": "the policy is paid to drift, so KL grows without bound",
-    "the score is paid on every token": "every token earns the score again, so the KL penalty weighs little beside it: KL goes on rising, gold falls behind, and the value network foresees much less of the returns; answers do not grow, they get shorter",
+    "the score is paid on every token": "every token earns the score again, so the KL penalty weighs little beside it: KL rises further, gold stays a little behind, and the value network foresees much less of the returns; answers do not grow, they rather get a little shorter",
     "the score is paid at the end of the padding": "all but the longest response are never paid, so the score rises less",
     "KL to the rollout policy": "the KL that is logged is exactly 0 at every iteration",
     "whitened before the returns": "what the value network is held against contains whitened advantages, so its explained variance starts high, where an honest one starts below 0",
