@@ -729,6 +729,7 @@ def picture_baseline(rows, axes):
         gold = axis.twinx()
         gold.plot([int(e) for e in row["gold"]], list(row["gold"].values()), color=ORANGE, linestyle="--", marker="x")
         gold.set_ylabel("gold utility (dashed, crosses)", color=ORANGE)
+        axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
         axis.set(xlabel=f"SFT epoch, {name}", ylabel="reward model's score")
         found = [row["gold"][epoch] for epoch in row["chosen"]]
         apart.append(max(found) - min(found))
