@@ -270,23 +270,32 @@ def measure(model, config, rows):
 
 
 def rate_sft_epochs(config, model, rows, seed):
-    """Mean score that the reward model gives to samples of each SFT epoch: a list of (epoch's name, mean, half of a 95 % interval over
-    samples), the best first.
+    """Mean score that the reward model gives to samples of each SFT epoch on the prompts `rows`: a list of
+    (epoch's name, mean, half of a 95 % interval over samples), the best first.
 
-    Neighbouring epochs differ by little, in truth by up to 0.2 points, and one sample to each of 1,000 prompts errs by 0.03. So the
-    worse half of the epochs goes after each round of samples, and those that are close are told apart by eight. If eight cannot tell
-    the last two apart, the later is taken: luck must not choose, and more epochs help people's preference (C.1)."""
+    One sample to each of 1,000 prompts errs by 0.03, and neighbouring epochs often differ by less. So the worse
+    half of the epochs goes after each round of samples, and those that are close are told apart by eight. If
+    eight cannot tell the last two apart, the later is taken: luck must not choose, and more epochs help people's
+    preference (C.1)."""
     encoding, generator = tokenizer.load(), torch.Generator().manual_seed(seed)
-    prompts, left = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows], sft_epochs(config)
-    scores, mean = {name: [] for name in left}, lambda name: sum(map(sum, scores[name])) / len(rows) / len(scores[name])
+    prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
+    left = sft_epochs(config)
+    scores = {name: [] for name in left}                                # a list per sample: a score per prompt
+
+    def mean(name):
+        return sum(map(sum, scores[name])) / len(rows) / len(scores[name])
+
     for tries in (1, 1, 2, 4):
         for name in tqdm(left, desc="which SFT epoch"):
             policy = load_model(f"{config.out}/sft_epochs/{name}.pt")
             for _ in range(tries):
-                texts = [tokenizer.response_text(encoding, ids) for ids in generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)]
-                scores[name].append(score(model, encoding, [(row["prompt"], {"text": t, "ended": e}) for row, (t, e) in zip(rows, texts)]))
+                answers = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)
+                texts = [tokenizer.response_text(encoding, ids) for ids in answers]
+                responses = [{"text": text, "ended": ended} for text, ended in texts]
+                scores[name].append(score(model, encoding, list(zip([row["prompt"] for row in rows], responses))))
         finalists, left = left, sorted(left, key=mean, reverse=True)[:(len(left) + 1) // 2]
-    spread = torch.stack([torch.tensor(s).var(0) for s in scores.values() if len(s) > 1]).mean().sqrt().item()      # of a prompt's samples
+    # How far the scores of one prompt's samples lie apart, averaged over prompts and epochs.
+    spread = torch.stack([torch.tensor(s).var(0) for s in scores.values() if len(s) > 1]).mean().sqrt().item()
     table = [(name, mean(name), 1.96 * spread / (len(rows) * len(scores[name])) ** 0.5) for name in scores]
     return sorted(table, key=lambda row: (row[0] == choose(table, finalists), row[1]), reverse=True)
 
