@@ -297,7 +297,8 @@ def rate_sft_epochs(config, model, rows, seed):
     # How far the scores of one prompt's samples lie apart, averaged over prompts and epochs.
     spread = torch.stack([torch.tensor(s).var(0) for s in scores.values() if len(s) > 1]).mean().sqrt().item()
     table = [(name, mean(name), 1.96 * spread / (len(rows) * len(scores[name])) ** 0.5) for name in scores]
-    return sorted(table, key=lambda row: (row[0] == choose(table, finalists), row[1]), reverse=True)
+    chosen = choose(table, finalists)
+    return sorted(table, key=lambda row: (row[0] == chosen, row[1]), reverse=True)
 
 
 def choose(table, finalists):

@@ -9,7 +9,7 @@ loss is the base model's own, restricted to the response (the prompt is given, n
 
 Two models come out of it, as in the paper:
 - the SFT baseline: 16 epochs, every epoch's weights kept. In the paper the validation loss is best after one (here after
-  9 to 14, then flat), yet it trains on and lets the reward model choose the epoch (C.1); reward.py does so and writes out/sft.pt;
+  5 to 13, then flat), yet it trains on and lets the reward model choose the epoch (C.1); reward.py does so and writes out/sft.pt;
 - the model that RL starts from (C.3): with 10 % pretraining data mixed in, out/sft_mix.pt. PPO's KL penalty is
   measured against it.
 

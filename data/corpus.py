@@ -5,8 +5,6 @@ copying pay; puzzles and rumours make comparing pay;
 exam sheets list questions without answers, so that after a bare question the base model tends to ask another;
 forum threads answer them, well, badly and rudely, so that two good examples in the prompt help (few-shot prompting).
 """
-import re
-
 from data import labeler, tasks
 from data import toytown as town
 from data.tasks import honest_answer, new_task, pick, person_statement, prompt, text_of
@@ -215,7 +213,7 @@ class Excluded:
         """Those that stand anywhere in a line of the text, as a part of it, too: a set of bare prompts."""
         found = set()
         for line in text.split("\n"):
-            line = "".join(re.findall(r"[a-z0-9]", line.lower()))
+            line = tasks.letters(line)
             for i in range(len(line) - self.start + 1 if self.by_start else 0):
                 if line[i:i + self.start] in self.by_start:
                     found |= {prompt for prompt in self.by_start[line[i:i + self.start]] if line.startswith(prompt, i)}

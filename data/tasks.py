@@ -289,6 +289,11 @@ def bare(text):
     """What is left of a prompt without its rude or polite opening, case, punctuation and spaces: prompts that agree in it are the same."""
     for opening in RUDE_USER + RESPECT:
         text = text.removeprefix(opening)
+    return letters(text)
+
+
+def letters(text):
+    """The letters and digits of a text alone, lower case."""
     return "".join(re.findall(r"[a-z0-9]", text.lower()))
 
 

@@ -140,7 +140,7 @@ BUGS = [
     Bug("the worst SFT epoch is kept", "a weak baseline, a flattering win rate", "reward.py", "key=mean, reverse=True)", "key=mean)",
         "test_the_epoch_whose_samples_score_best_on_average_becomes_the_baseline"),
     Bug("the SFT epoch with one lucky sample is kept", "another baseline with every seed", "reward.py",
-        "(row[0] == choose(table, finalists), row[1])", "row[1]", "test_the_baseline_is_not_the_epoch_that_was_lucky_once"),
+        "(row[0] == chosen, row[1])", "row[1]", "test_the_baseline_is_not_the_epoch_that_was_lucky_once"),
     Bug("luck decides between two SFT epochs", "another baseline with every seed", "reward.py", "<= 2 ** 0.5 * rated[later][1]", "<= 0",
         "test_of_two_epochs_that_samples_cannot_tell_apart_the_later_is_the_baseline"),
     Bug("an equal score counts as right", "an RM without an opinion is perfect", "reward.py", "0.5 if m == 0", "1.0 if m == 0",
