@@ -14,9 +14,7 @@ below a rule, pretraining and talking to a checkpoint:
     python model.py                             # pretrains the base model
     python model.py --chat out/ppo_ptx.pt       # talks to any checkpoint, typed or piped
 """
-import ctypes
 import math
-import random
 import sys
 import time
 from dataclasses import dataclass
@@ -27,10 +25,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data import prepare, tokenizer
-from data.prepare import (MetricLog, UserError, alone, check_standing, context_of,  # noqa: F401
-                          fingerprint, load_checkpoint, made, missing, need, parse_flags,
-                          run_script, save_checkpoint, settings_of, stage_extra, world_hash)
+from data import files, prepare, tokenizer
+from data.files import (
+    MetricLog, UserError, alone, load_checkpoint, save_checkpoint, settings_of, stage_extra
+)
+from data.flags import BaseConfig, generator_on, run_script, set_up
 
 # ---------------------------------------------------------------- the architecture
 
@@ -50,11 +49,11 @@ class GPTConfig:
             raise ValueError(f"--n_embd {self.n_embd} must be a multiple of twice --n_head {self.n_head}, and all sizes at least 1")
 
     @property
-    def end(self):
+    def eos_id(self):
         return self.vocab_size - 2
 
     @property
-    def pad(self):
+    def pad_id(self):
         return self.vocab_size - 1
 
 
@@ -67,9 +66,9 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x, cache=None, visible=None):
+    def forward(self, x, cache=None, attn_mask=None):
         """x (B, T, C) -> (B, T, C). While sampling, `cache` holds the keys and values of all earlier positions, each
-        (B, heads, past, C / heads), and `visible` (B, 1, T, past + T) is true where a position may be looked at."""
+        (B, heads, past, C / heads), and `attn_mask` (B, 1, T, past + T) is true where a position may be looked at."""
         B, T, C = x.shape
         heads = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for part in self.c_attn(x).split(C, dim=2))
         q, k, v = heads                                                 # each (B, heads, T, C / heads)
@@ -77,7 +76,7 @@ class Attention(nn.Module):
             if "k" in cache:
                 k, v = torch.cat([cache["k"], k], dim=2), torch.cat([cache["v"], v], dim=2)
             cache["k"], cache["v"] = k, v
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=attn_mask is None)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -102,12 +101,12 @@ class Block(nn.Module):
         self.ln_2, self.mlp = nn.LayerNorm(config.n_embd), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, cache=None, visible=None):
-        x = x + self.dropout(self.attn(self.ln_1(x), cache, visible))
+    def forward(self, x, cache=None, attn_mask=None):
+        x = x + self.dropout(self.attn(self.ln_1(x), cache, attn_mask))
         return x + self.dropout(self.mlp(self.ln_2(x)))
 
 
-class Trunk(nn.Module):
+class Transformer(nn.Module):
     """Everything below the last linear layer; language model and reward model share its shape."""
 
     def __init__(self, config):
@@ -117,8 +116,8 @@ class Trunk(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
 
-    def forward(self, idx, positions=None, caches=None, visible=None):
-        """idx (B, T), positions (T,) or (B, T), caches a dict a block, visible (B, 1, T, past + T) -> hidden states (B, T, C).
+    def forward(self, idx, positions=None, caches=None, attn_mask=None):
+        """idx (B, T), positions (T,) or (B, T), caches a dict a block, attn_mask (B, 1, T, past + T) -> hidden states (B, T, C).
         Raises ValueError if a position lies outside the context."""
         if positions is None:
             positions = torch.arange(idx.shape[1], device=idx.device)
@@ -126,19 +125,19 @@ class Trunk(nn.Module):
             raise ValueError(f"a sequence of {int(positions.max()) + 1} tokens does not fit into the context of {self.wpe.num_embeddings}")
         x = self.wte(idx) + self.wpe(positions)
         for i, block in enumerate(self.h):
-            x = block(x, None if caches is None else caches[i], visible)
+            x = block(x, None if caches is None else caches[i], attn_mask)
         return self.ln_f(x)
 
 
 class GPT(nn.Module):
     """A GPT-2 language model. GPT(idx (B, T)) -> logits (B, T, V); logits[:, t] predict idx[:, t + 1].
 
-    wanted (B, T), boolean: logits (n, V) of these n positions alone. A quarter of a position's multiplications are for the vocabulary."""
+    select (B, T), boolean: logits (n, V) of these n positions alone. A quarter of a position's multiplications are for the vocabulary."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.transformer = Trunk(config)
+        self.transformer = Transformer(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight               # tied: reading and writing share one table
         init_weights(self)
@@ -147,9 +146,9 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=spread(config) / math.sqrt(2 * config.n_layer))
         start_near_copying(self.transformer, spread(config))
 
-    def forward(self, idx, wanted=None):
+    def forward(self, idx, select=None):
         x = self.transformer(idx)                                       # (B, T, C)
-        return self.lm_head(x if wanted is None else x[wanted])
+        return self.lm_head(x if select is None else x[select])
 
 
 def spread(config):
@@ -195,15 +194,15 @@ def distribution(logits, temperature, pad):
     return F.log_softmax((logits / temperature).index_fill(-1, torch.tensor(pad, device=logits.device), float("-inf")), dim=-1)
 
 
-def logprobs(model, idx, temperature=1.0, wanted=None):
+def logprobs(model, idx, temperature=1.0, select=None):
     """The log-probability of every token given those before it: idx (B, T) -> (B, T - 1), entry t is that of idx[:, t + 1].
 
-    Right padding needs no mask: causal attention never looks to the right, and callers select by length. wanted (B, T - 1), boolean:
+    Right padding needs no mask: causal attention never looks to the right, and callers select by length. select (B, T - 1), boolean:
     the entries that are worked out, the others are 0."""
-    wanted = torch.ones_like(idx[:, 1:], dtype=torch.bool) if wanted is None else wanted
-    logp = distribution(model(idx[:, :-1], wanted), temperature, model.config.pad)  # (n, V)
-    logp = logp.gather(1, idx[:, 1:][wanted][:, None]).squeeze(1)                   # (n,)
-    return logp.new_zeros(wanted.shape).masked_scatter(wanted, logp)                # (B, T - 1)
+    select = torch.ones_like(idx[:, 1:], dtype=torch.bool) if select is None else select
+    logp = distribution(model(idx[:, :-1], select), temperature, model.config.pad_id)  # (n, V)
+    logp = logp.gather(1, idx[:, 1:][select][:, None]).squeeze(1)                   # (n,)
+    return logp.new_zeros(select.shape).masked_scatter(select, logp)                # (B, T - 1)
 
 
 @torch.no_grad()
@@ -230,17 +229,17 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, generator=None, ba
 
 def generate_batch(model, prompts, max_new_tokens, temperature, generator):
     """One batch of `generate`. The cache makes each new token cost one position instead of the whole sequence."""
-    device, end, pad = model.lm_head.weight.device, model.config.end, model.config.pad
+    device, end, pad = model.lm_head.weight.device, model.config.eos_id, model.config.pad_id
     width = max(map(len, prompts))
     idx = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)          # (B, width)
     real = torch.arange(width, device=device) >= torch.tensor([[width - len(p)] for p in prompts], device=device)   # (B, width)
     positions = (real.cumsum(1) - 1).clamp(min=0)                                               # (B, width)
     causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-    visible = causal & real[:, None, None, :] | torch.eye(width, dtype=torch.bool, device=device)  # padding sees itself: no NaN
+    attn_mask = causal & real[:, None, None, :] | torch.eye(width, dtype=torch.bool, device=device)  # padding sees itself: no NaN
     caches = [{} for _ in range(model.config.n_layer)]
     alive, responses = list(range(len(prompts))), [[] for _ in prompts]
     for _ in range(max_new_tokens):
-        logits = model.lm_head(model.transformer(idx, positions, caches, visible)[:, -1])       # (alive, V)
+        logits = model.lm_head(model.transformer(idx, positions, caches, attn_mask)[:, -1])       # (alive, V)
         if temperature == 0:
             chosen = distribution(logits, 1.0, pad).argmax(1)                                   # (alive,)
         else:
@@ -258,7 +257,7 @@ def generate_batch(model, prompts, max_new_tokens, temperature, generator):
             chosen, positions, real = chosen[keep], positions[keep], real[keep]
         idx, positions = chosen[:, None], positions[:, -1:] + 1                                 # (alive, 1)
         real = F.pad(real, (0, 1), value=True)
-        visible = real[:, None, None, :]
+        attn_mask = real[:, None, None, :]
     return responses
 
 
@@ -295,40 +294,6 @@ def load_model(path, device="cpu", kind=GPT, **changes):
     return model.eval()
 
 
-@dataclass
-class Common:
-    """Flags of every stage."""
-    seed: int = 1               # of weights, batches and samples; the world and its files do not depend on it
-    out: str = "out"            # folder of everything that is made
-    device: str = "auto"        # cpu, cuda, mps; auto takes cpu: these models are too small for a GPU to help much (not measured)
-
-
-def set_up(config):
-    """Seeds everything, makes the output folder and returns (device, random.Random, torch.Generator)."""
-    prepare.writable(config.out)
-    keep_freed_memory()
-    torch.manual_seed(config.seed)
-    generator = generator_on(config.device, config.seed)
-    return generator.device, random.Random(config.seed), generator
-
-
-def generator_on(device, seed):
-    """A seeded torch.Generator on the device that --device names; raises UserError if torch does not have it here."""
-    try:
-        return torch.Generator("cpu" if device == "auto" else device).manual_seed(seed)
-    except RuntimeError:
-        raise UserError(f"--device {device}: torch does not have this device here") from None
-
-
-def keep_freed_memory():
-    """On Linux: freed tensors stay with the process. Handing megabytes back to the kernel and fetching them again, page by page,
-    costs a tenth of the time of a training step."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)        # glibc only
-        for setting in (-1, -3):                                                # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, in bytes
-            mallopt(setting, 1 << 30)
-
-
 def cosine(step, steps, peak, warmup=0):
     """Learning rate: a cosine down to 10 % of the peak (C.1, C.2), after a linear warm-up from a tenth (ours, in reward.py only)."""
     if step < warmup:
@@ -340,7 +305,7 @@ def cosine(step, steps, peak, warmup=0):
 
 
 @dataclass
-class Config(Common):
+class Config(BaseConfig):
     """Pretraining. GPT-3's values in brackets (Brown et al. 2020, table 2.1, 1.3B)."""
     n_layer: int = 4            # layers (24)
     n_head: int = 4             # attention heads (24)
@@ -361,7 +326,7 @@ def read_corpus(encoding, block_size):
     documents = [(end + ids + end)[:block_size] for ids in encoding.encode_ordinary_batch([tokenizer.spaced(t) for t in texts])]
     cut = int(0.98 * len(documents))
     if not cut:
-        raise UserError(f"{prepare.FOLDER}/corpus.txt: {len(documents)} document, "
+        raise UserError(f"{files.FOLDER}/corpus.txt: {len(documents)} document, "
                         "too few to train on")
     return documents[:cut], documents[cut:]
 
@@ -385,7 +350,7 @@ def corpus_batches(documents, batch_tokens, rng):
 
 def corpus_loss(model, documents):
     """The pretraining loss: cross-entropy per token of some documents -> scalar, in nats."""
-    idx, lengths = pad_batch(documents, model.config.pad, model.lm_head.weight.device)          # (B, T), (B,)
+    idx, lengths = pad_batch(documents, model.config.pad_id, model.lm_head.weight.device)          # (B, T), (B,)
     mask = torch.arange(1, idx.shape[1], device=idx.device) < lengths[:, None]                  # (B, T - 1)
     targets = idx[:, 1:].masked_fill(~mask, -100)                                               # (B, T - 1): -100 is skipped
     return F.cross_entropy(model(idx[:, :-1]).flatten(0, 1), targets.flatten())
@@ -461,7 +426,7 @@ def train(config):
     documents, valid = read_corpus(encoding, config.block_size)
     samples = [[encoding.eot_token] + encoding.encode_ordinary(tokenizer.spaced(text).rstrip(" "))
                for text in SAMPLES]
-    prepare.check_room(config.block_size, samples, "a sample", 24)
+    files.check_room(config.block_size, samples, "a sample", 24)
     model = GPT(GPTConfig(encoding.n_vocab, config.block_size, config.n_layer, config.n_head, config.n_embd)).to(device)
     optimizers, batches = muon_and_adam(model, config.lr, config.lr_rest, decay=0.1), corpus_batches(documents, config.batch_tokens, rng)
     print(f"step 0, the base model: {sum(p.numel() for p in model.parameters()):,} parameters, {sum(map(len, documents)):,} tokens of corpus")

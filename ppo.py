@@ -28,7 +28,6 @@ Metrics in out/ppo*.jsonl, a line an iteration (means over its episodes, tokens 
 import copy
 import dataclasses
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,23 +39,29 @@ from tqdm import tqdm
 import model as pretraining
 import reward as reward_stage
 import sft as sft_stage
-from data import corpus, prepare, tasks, tokenizer
+from data import corpus, files, labeler, prepare, tasks, tokenizer
 from data import judge as gold_judge
-from data.figures import MODELS, TITLES, plot_dashboard, plot_figures, plot_losses, table
-from data.labeler import labelers
-from model import (Common, MetricLog, UserError, alone, check_standing, context_of, corpus_batches,
-                   corpus_loss, generate, load_checkpoint, load_model, missing, need, pad_batch,
-                   read_corpus, run_script, save_checkpoint, set_up, settings_of, stage_extra,
-                   validation_loss)
+from data.figures import (
+    MODELS, peak_memory, plot_dashboard, plot_figures, plot_losses, side_by_side, table
+)
+from data.labeler import get_labelers
+from data.files import (
+    MetricLog, UserError, alone, check_standing, context_of, missing, require,
+    save_checkpoint, settings_of, stage_extra
+)
+from data.flags import BaseConfig, run_script, set_up
+from model import (
+    corpus_batches, corpus_loss, generate, load_model, pad_batch, read_corpus, validation_loss
+)
 from reward import MAX_NEW_TOKENS, load_reward_model
 
 # Settings that no policy's weights depend on by themselves
 NOT_TRAINING = ("split", "iterations", "iterations_1")
-AT_ONCE = 64                    # episodes that go through a network together: the more, the more padding and memory
+MICRO_BATCH = 64                    # episodes that go through a network together: the more, the more padding and memory
 
 
 @dataclass
-class Config(Common):
+class Config(BaseConfig):
     """Settings, the paper's value in brackets (C.4)."""
     iterations_1: int = 8       # rollouts and updates of the first round, whose policy only feeds round 2 of the reward model
     iterations: int = 40        # of the second round, 40,960 episodes (500: 256,000); with 30, gap closed 0.43, not 0.46 (seed 12)
@@ -155,8 +160,8 @@ def at_responses(x, prompt_lengths, mask):
 def response_logprobs(model, batch):
     """Log-probabilities (B, R) of the response tokens, 0 past the end. batch: idx (B, T), lengths, prompt_lengths (B,), mask (B, R)."""
     columns = torch.arange(1, batch["idx"].shape[1], device=batch["idx"].device)                # (T - 1,)
-    wanted = (columns >= batch["prompt_lengths"][:, None]) & (columns < batch["lengths"][:, None])      # (B, T - 1)
-    return at_responses(pretraining.logprobs(model, batch["idx"], wanted=wanted), batch["prompt_lengths"], batch["mask"])
+    select = (columns >= batch["prompt_lengths"][:, None]) & (columns < batch["lengths"][:, None])      # (B, T - 1)
+    return at_responses(pretraining.logprobs(model, batch["idx"], select=select), batch["prompt_lengths"], batch["mask"])
 
 
 def batch_of(prompts, responses, pad, device):
@@ -189,11 +194,11 @@ def rollout(rows, policy, reference, value_net, reward_model, config, generator)
     encoding, device = tokenizer.load_cached(), policy.lm_head.weight.device
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     responses = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)               # temperature 1 (1); ids, never decoded and encoded again
-    batch = batch_of(prompts, responses, policy.config.pad, device)
+    batch = batch_of(prompts, responses, policy.config.pad_id, device)
     lengths, mask = batch["lengths"], batch["mask"]                                     # (B,), (B, R)
     logprobs, ref_logprobs, values = torch.zeros(3, *mask.shape, dtype=policy.lm_head.weight.dtype, device=device)      # each (B, R)
     scores = torch.zeros(len(rows), dtype=logprobs.dtype, device=device)                # (B,)
-    for few in by_length(lengths, AT_ONCE):
+    for few in by_length(lengths, MICRO_BATCH):
         part = trimmed(batch, few)
         r = part["mask"].shape[1]                                                       # the longest response among these
         logprobs[few, :r] = response_logprobs(policy, part)
@@ -227,7 +232,7 @@ def update(batch, rows, policy, value_net, optimizers, config, documents=None):
     floats."""
     tokens, ratio = batch["mask"][rows].sum(), 0.0                                      # scalars
     metrics = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "approx_kl"), 0.0)       # means over all tokens
-    for few in by_length(batch["lengths"][rows], AT_ONCE):
+    for few in by_length(batch["lengths"][rows], MICRO_BATCH):
         part = trimmed(batch, rows[few])
         mask, share = part["mask"], part["mask"].sum() / tokens                         # (b, r), scalar
         logprobs = response_logprobs(policy, part)                                      # (b, r)
@@ -271,12 +276,12 @@ def make_optimizers(policy, value_net, config):
 def check(config, block_size):
     """What RL needs, so that it is known before anything is trained; block_size: of the base model.
     Raises UserError."""
-    rows = prepare.read_jsonl(prepare.FOLDER / "prompts_rl.jsonl", **prepare.PROMPT)
+    rows = files.read_prompts("rl")
     if len(rows) < config.rollout_size:
         raise UserError(f"--rollout_size {config.rollout_size}: there are only {len(rows)} prompts in prompts_rl.jsonl")
     prompts = [tokenizer.prompt_ids(tokenizer.load_cached(), row["prompt"]) for row in rows]
     what = "RL, the longest prompt with its response,"
-    prepare.check_room(block_size, prompts, what, MAX_NEW_TOKENS)
+    files.check_room(block_size, prompts, what, MAX_NEW_TOKENS)
 
 
 def policy_settings(config, name, iterations, gamma_ptx):
@@ -287,7 +292,7 @@ def policy_settings(config, name, iterations, gamma_ptx):
     return settings | {length: iterations, "gamma_ptx": gamma_ptx}
 
 
-def fit(config, name, reward_name, iterations, gamma_ptx):
+def train_policy(config, name, reward_name, iterations, gamma_ptx):
     """PPO from out/sft_mix.pt against a reward model; writes out/<name>.pt, out/<name>_value.pt, out/<name>.jsonl; returns the policy.
 
     Warm-up: 2 % of iterations, at least one, from a tenth of the learning rate, then constant, as in the paper. The weights are
@@ -297,14 +302,14 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
     start = time.time()
     device, rng, generator = set_up(config)
     encoding = tokenizer.load_cached()
-    path = need(config, "sft_mix", "sft.py")
+    path = require(config, "sft_mix", "sft.py")
     policy, reference = load_model(path, device), load_model(path, device)          # in eval mode to the end: no dropout, so the ratio starts at 1
-    reward_model = load_reward_model(need(config, reward_name, "reward.py"), device)
+    reward_model = load_reward_model(require(config, reward_name, "reward.py"), device)
     check(config, policy.config.block_size)
     value_net = copy.deepcopy(reward_model)                             # a network of its own, initialised from the RM
     average, decay = copy.deepcopy(policy), 0.018 ** (1 / iterations)
     optimizers = make_optimizers(policy, value_net, config)
-    rows = prepare.read_jsonl(prepare.FOLDER / "prompts_rl.jsonl", **prepare.PROMPT)
+    rows = files.read_prompts("rl")
     config = dataclasses.replace(config, gamma_ptx=gamma_ptx)
     queue, log, bar = [], MetricLog(config, name), tqdm(range(iterations), desc=name)
     pretraining_documents = corpus_batches(read_corpus(encoding, policy.config.block_size)[0], 2_048, rng) if gamma_ptx else None
@@ -339,25 +344,6 @@ def fit(config, name, reward_name, iterations, gamma_ptx):
     return average
 
 
-def trace(prompt, config=Config(), name="ppo_ptx"):
-    """One episode, a dict a token: token, logprob, ref_logprob, kl, reward, value, advantage, return.
-
-    In nats, advantages before whitening. Uses out/<name>.pt, out/<name>_value.pt, and the reward model and settings of its training."""
-    device, _, generator = set_up(config)
-    path = need(config, name, "ppo.py")
-    extra = load_checkpoint(path)["extra"]
-    config, reward_name = dataclasses.replace(config, **extra["settings"]), next(n for n in extra["parents"] if n.startswith("reward"))
-    policy, reference = load_model(path, device), load_model(need(config, "sft_mix", "sft.py"), device)
-    value_net, reward_model = (load_reward_model(Path(config.out) / f"{n}.pt", device) for n in (f"{name}_value", reward_name))
-    task = {"use_case": "other", "kind": "echo", "word": "", "n": 1}    # no task is known for a free prompt: gold means nothing here
-    batch = rollout([{"prompt": prompt, "task": task}], policy, reference, value_net, reward_model, config, generator)
-    encoding, start, n = tokenizer.load_cached(), int(batch["prompt_lengths"][0]), int(batch["mask"].sum())
-    columns = ("logprobs", "ref_logprobs", "rewards", "values", "raw_advantages", "returns")
-    table = zip(batch["idx"][0, start:start + n].tolist(), *(batch[c][0, :n].tolist() for c in columns))
-    return [{"token": encoding.decode([t]), "logprob": lp, "ref_logprob": ref, "kl": lp - ref, "reward": r, "value": v,
-             "advantage": a, "return": g} for t, lp, ref, r, v, a, g in table]
-
-
 # ================================================================ evaluation
 
 # Two examples: with three, the longest evaluation prompt does not fit into the context.
@@ -371,7 +357,7 @@ def few_shot_ids(encoding, prompt):
     return [encoding.eot_token] + tokenizer.encode(encoding, "\n".join(thread + [f"{corpus.QUESTION} {prompt}\n{corpus.ANSWER}"]))
 
 
-def cut(text, ended):
+def first_line(text, ended):
     """The response up to the first line break: a new line is a new question. The same cut for every model."""
     first, line_break, _ = text.partition("\n")
     return {"text": first.strip(), "ended": ended or bool(line_break)}
@@ -383,7 +369,7 @@ def answer(name, model, rows, generator, reward_model=None):
     ids = few_shot_ids if name == "gpt_prompted" else tokenizer.prompt_ids
     prompts = [ids(encoding, row["prompt"]) for row in rows]
     tries = 16 if name == "sft_best_of_16" else 1
-    rounds = [[cut(*tokenizer.response_text(encoding, r)) for r in generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator)] for _ in range(tries)]
+    rounds = [[first_line(*tokenizer.response_text(encoding, r)) for r in generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator)] for _ in range(tries)]
     if tries == 1:
         return rounds[0]
     lines = [{"prompt": row["prompt"], "responses": [one[i] for one in rounds]} for i, row in enumerate(rows)]
@@ -391,53 +377,10 @@ def answer(name, model, rows, generator, reward_model=None):
     return [rounds[values.index(max(values))][i] for i, values in enumerate(scores)]
 
 
-def mean_and_error(shares):
-    """The mean of some numbers and half the width of its 95 % interval, 1.96 standard errors."""
-    mean = sum(shares) / len(shares)
-    deviation = (sum((s - mean) ** 2 for s in shares) / (len(shares) - 1)) ** 0.5
-    return mean, 1.96 * deviation / len(shares) ** 0.5
-
-
-def preference(rows, ours, theirs, rng, people, judges=5):
-    """How often held-out labelers prefer `ours`, sides shuffled, ties half [not stated]: [mean, low, high], 95 % over prompts."""
-    shares = []
-    for row, a, b in zip(rows, ours, theirs):
-        votes = []
-        for person in rng.sample(people, judges):
-            vote = person.prefer(row["task"], a, b) if rng.random() < 0.5 else 1 - person.prefer(row["task"], b, a)
-            votes.append(vote)
-        shares.append(sum(votes) / judges)
-    mean, error = mean_and_error(shares)
-    return [mean, max(0.0, mean - error), min(1.0, mean + error)]
-
-
-def mean_of(values):
-    """The mean of what is not None."""
-    values = [float(v) for v in values if v is not None]
-    return sum(values) / len(values) if values else None
-
-
-def judged(rows, responses):
-    """The gold judge's verdict on every response."""
-    return [gold_judge.judge(row["task"], r["text"], r["ended"]) for row, r in zip(rows, responses)]
-
-
 def describe_model(model, rows, responses, closed, closed_responses, valid_documents, kl):
     """results.json's entry for one model, preferences aside."""
-    verdicts, on_closed = judged(rows, responses), judged(closed, closed_responses)
-    respect = ["respect" in row["task"] for row in rows]
-    unseen = [row["task"]["phrasing"] == len(tasks.phrasings(row["task"])) - 1 for row in rows]
-    said = [v for v, r in zip(on_closed, closed_responses) if r["text"]]
-    return {"params": sum(p.numel() for p in model.parameters()), "utility": mean_of(v.utility for v in verdicts),
-            "utility_known_wordings": mean_of(v.utility for v, new in zip(verdicts, unseen) if not new),
-            "utility_unseen_wordings": mean_of(v.utility for v, new in zip(verdicts, unseen) if new),
-            "fully_correct": mean_of(v.utility > 0.999 for v in verdicts), "likert": mean_of(v.likert for v in verdicts),
-            "attempts_correct_instruction": mean_of(v.attempts_correct_instruction for v in verdicts),
-            "follows_constraints": mean_of(v.follows_constraints for v in verdicts),
-            "hallucinates_closed_domain": mean_of(v.hallucinates for v in said), "empty_closed_domain": 1 - len(said) / len(on_closed),
-            "appropriate": mean_of(v.appropriate for v in verdicts), "toxic": mean_of(v.toxic for v in verdicts),
-            "toxic_asked_for_respect": mean_of(v.toxic for v, asked in zip(verdicts, respect) if asked),
-            "toxic_not_asked": mean_of(v.toxic for v, asked in zip(verdicts, respect) if not asked),
+    return {"params": sum(p.numel() for p in model.parameters()),
+            **gold_judge.report(rows, responses, closed, closed_responses),
             "corpus_loss": validation_loss(model, valid_documents), "kl": kl}
 
 
@@ -447,16 +390,16 @@ def kl_to_reference(model, reference, rows, generator):
     encoding = tokenizer.load_cached()
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
     responses = generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator)
-    batch = batch_of(prompts, responses, model.config.pad, model.lm_head.weight.device)
+    batch = batch_of(prompts, responses, model.config.pad_id, model.lm_head.weight.device)
     k1, _ = kl_estimates(*(response_logprobs(m, batch) for m in (model, reference)))    # (B, R)
     return (k1 * batch["mask"]).sum(1).mean().item()
 
 
 def evaluation_prompts(split):
     """Lines of the prompts files: (those that all models answer, closed-domain ones)."""
-    rows = prepare.read_jsonl(prepare.FOLDER / f"prompts_{split}.jsonl", **prepare.PROMPT)
+    rows = files.read_prompts(split)
     if split == "eval":
-        return rows, prepare.read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT)
+        return rows, files.read_prompts("closed")
     return rows, [row for row in rows if row["use_case"] in tasks.CLOSED_DOMAIN]
 
 
@@ -467,17 +410,17 @@ def check_evaluation(config, block_size):
         raise UserError(f"--split {config.split}: eval or valid")
     rows, closed = evaluation_prompts(config.split)
     if len(rows) < 2 or not closed:
-        raise UserError(f"{prepare.FOLDER}/prompts_{config.split}.jsonl: "
+        raise UserError(f"{files.FOLDER}/prompts_{config.split}.jsonl: "
                         "too few prompts to evaluate on")
     prompts = [few_shot_ids(tokenizer.load_cached(), row["prompt"]) for row in rows + closed]
     what = "evaluation, GPT's longest prompt, examples and response with it,"
-    prepare.check_room(block_size, prompts, what, MAX_NEW_TOKENS)
+    files.check_room(block_size, prompts, what, MAX_NEW_TOKENS)
 
 
 def evaluate(config):
     """All six models on held-out prompts: returns what goes into out/results.json, and the responses by model."""
     device, rng, generator = set_up(config)
-    out, people = Path(config.out), labelers("held_out")
+    out, people = Path(config.out), get_labelers("held_out")
     rows, closed = evaluation_prompts(config.split)
     reward_model, reference = load_reward_model(out / "reward.pt", device), load_model(out / "sft_mix.pt", device)
     documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)[1]
@@ -488,68 +431,18 @@ def evaluate(config):
         kl = kl_to_reference(model, reference, rows[:300], generator) if name in ("sft", "ppo", "ppo_ptx") else None
         entries[name] = describe_model(model, rows, responses[name], closed, answer(name, model, closed, generator, reward_model), documents, kl)
     for name in MODELS:
-        entries[name]["win_rate_vs_sft"] = preference(rows, responses[name], responses["sft"], rng, people) if name != "sft" else [0.5, 0.5, 0.5]
+        entries[name]["win_rate_vs_sft"] = labeler.preference(rows, responses[name], responses["sft"], rng, people) if name != "sft" else [0.5, 0.5, 0.5]
     perfect = [{"text": tasks.honest_answer(row["task"], rng), "ended": True} for row in rows]
-    ceiling = preference(rows, perfect, responses["sft"], rng, people)
-    report, _ = reward_stage.measure(reward_model, reward_stage.Config(seed=config.seed, out=config.out, round=2), rows[:500])
+    ceiling = labeler.preference(rows, perfect, responses["sft"], rng, people)
+    report, _ = reward_stage.evaluate_reward_model(reward_model, reward_stage.Config(seed=config.seed, out=config.out, round=2), rows[:500])
     sft, best = entries["sft"]["utility"], entries["ppo_ptx"]["utility"]
-    wins = {name: preference(rows, responses["ppo_ptx"], responses[name], rng, people) for name in ("gpt", "gpt_prompted", "sft_best_of_16")}
+    wins = {name: labeler.preference(rows, responses["ppo_ptx"], responses[name], rng, people) for name in ("gpt", "gpt_prompted", "sft_best_of_16")}
     return {"seed": config.seed, "split": config.split, "cores": torch.get_num_threads(), "device": str(device), "models": entries,
             "ppo_ptx_preferred_to": {"sft": entries["ppo_ptx"]["win_rate_vs_sft"], **wins},
             "ceiling_vs_sft": ceiling, "gap_closed": (best - sft) / (1 - sft), "reward_model": report}, rows, responses
 
 
-def side_by_side(rows, responses):
-    """Five prompts of different use cases, answered by all models."""
-    shown = {row["use_case"]: i for i, row in reversed(list(enumerate(rows)))}
-    for case in ("generation", "open_qa", "brainstorming", "chat", "closed_qa"):
-        if case in shown:
-            print(f"\n  {rows[shown[case]]['prompt']}")
-            for name in MODELS:
-                print(f"    {TITLES[name]:>15}: {responses[name][shown[case]]['text']}")
-
-
 # ---------------------------------------------------------------- the whole run
-
-
-def peak_memory():
-    """The most memory that this process has held, in MB; 0 where the system does not say (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 ** 2 if sys.platform == "darwin" else 1024)
-
-
-def times(path):
-    """out/seconds.json: the seconds that each stage has taken so far."""
-    stages = ("data", "pretrain", "sft", "reward", "ppo")
-    found = prepare.read_json(path) if path.exists() else dict.fromkeys(stages, 0.0)
-    if not isinstance(found, dict) or any(type(found.get(x)) not in (int, float) for x in stages):
-        raise UserError(f"{path}: damaged, delete it")
-    return found
-
-
-def check_complete(config):
-    """Raises UserError if a stage is finished, but something that it left beside its checkpoint is
-    missing: says what to delete."""
-    out = Path(config.out)
-    beside = {"gpt": ["gpt.jsonl"], "sft_mix": ["sft.jsonl", "sft_mix.jsonl"],
-              "reward_1": ["reward_1.jsonl", "rankings.jsonl"],
-              "reward": ["reward_2.jsonl", "rankings.jsonl", "reward.png"]}
-    for name in ("ppo_1", "ppo", "ppo_ptx"):
-        beside[name] = [f"{name}.jsonl", f"{name}_value.pt"]
-    standing = {name: files for name, files in beside.items() if (out / f"{name}.pt").exists()}
-    if "sft_mix" in standing:
-        reward_stage.sft_epochs(config)
-    for file in [file for files in standing.values() for file in files]:
-        makers = ", ".join(f"{out}/{name}.pt" for name, files in standing.items() if file in files)
-        if not (out / file).exists():
-            raise UserError(f"{out}/{file} is missing: delete {makers}, "
-                            "and `python ppo.py` makes all of it again")
-        # The pictures are drawn from these
-        if file.endswith(".jsonl") and file != "rankings.jsonl":
-            prepare.read_jsonl(out / file, step=int)
 
 
 def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
@@ -563,7 +456,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     def policy(name, reward_name, iterations, gamma_ptx):
         return ("ppo", [name], policy_settings(config, name, iterations, gamma_ptx),
                 lambda: check(config, block_size),
-                lambda: fit(config, name, reward_name, iterations, gamma_ptx))
+                lambda: train_policy(config, name, reward_name, iterations, gamma_ptx))
 
     # stage, what it makes, with which settings, what it needs, how it is made
     plan = [("pretrain", ["gpt"], settings_of(pretrain),
@@ -587,12 +480,12 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     for _, names, settings, needs, _ in plan:
         if missing(config, names, settings):
             needs()
-    check_complete(config)
-    seconds = times(out / "seconds.json")
+    files.check_complete(config)
+    seconds = files.stage_seconds(out / "seconds.json")
     start = time.time()
     prepare.corpus_texts()
     seconds["data"] += time.time() - start
-    prepare.write(out / "seconds.json", json.dumps(seconds))
+    files.write(out / "seconds.json", json.dumps(seconds))
     for stage, names, settings, _, make in plan:
         if not missing(config, names, settings):
             # Its parents may be new
@@ -601,7 +494,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
         start = time.time()
         make()
         seconds[stage] += time.time() - start
-        prepare.write(out / "seconds.json", json.dumps(seconds))
+        files.write(out / "seconds.json", json.dumps(seconds))
     start = time.time()
     results, rows, responses = evaluate(config)
     plot_losses(out)
@@ -609,7 +502,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     plot_figures(out, results)
     seconds |= {"evaluate": time.time() - start}
     results |= {"seconds": seconds | {"total": sum(seconds.values())}, "peak_mb": peak_memory()}
-    prepare.write(out / "results.json", json.dumps(results, indent=1))
+    files.write(out / "results.json", json.dumps(results, indent=1))
     side_by_side(rows, responses)
     print(f"\n{table(results)}\n\nmade {out}/results.json, losses.png, reward.png, ppo.png and figures.png; {results['seconds']['total']:.0f} s in all, "
           f"peak memory {results['peak_mb']:.0f} MB. Next: python model.py --chat {out}/ppo_ptx.pt")

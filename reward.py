@@ -25,20 +25,25 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data import prepare, tokenizer
+from data import files, tokenizer
 from data.figures import plot_reward
 from data.judge import judge
-from data.labeler import agreement, labelers, opinions_without_noise
-from model import (GPTConfig, MetricLog, Common, Trunk, UserError, alone, batches_of_like_length,
-                   context_of, cosine, generate, init_weights, load_checkpoint, load_model,
-                   muon_and_adam, need, pad_batch, run_script, save_checkpoint, set_up, settings_of,
-                   stage_extra)
+from data.labeler import agreement, get_labelers, opinions_without_noise
+from data.files import (
+    MetricLog, UserError, alone, context_of, load_checkpoint, require, save_checkpoint,
+    settings_of, stage_extra, read_rankings, sft_epochs
+)
+from data.flags import BaseConfig, run_script, set_up
+from model import (
+    GPTConfig, Transformer, batches_of_like_length, cosine, generate, init_weights, load_model,
+    muon_and_adam, pad_batch
+)
 
 MAX_NEW_TOKENS = 32             # the longest response in ranking, RL and evaluation (1,000)
 
 
 @dataclass
-class Config(Common):
+class Config(BaseConfig):
     """Settings, the paper's value in brackets (3.5, C.2)."""
     round: int = 1              # 1: rank samples of the SFT models; 2: also of the first PPO policy, and train on both rounds
     prompts_1: int = 5_000      # prompts ranked in round 1 (33,207 in all)
@@ -54,38 +59,25 @@ class Config(Common):
 # ---------------------------------------------------------------- rankings
 
 
-def samplers(config):
+def response_sources(config):
     """Who writes responses, each as (name, model, temperature): a list for the first K - 1 places, and one of odd writers that take
     turns at the last (model None: the answer to another prompt).
 
     Variety is what makes the reward model robust: hot samples, the base model and answers to other prompts show it the kinds
     of nonsense that a policy might otherwise try. Most of the paper's come from SFT policies, some from PPO policies."""
-    sft = load_model(need(config, f"sft_epochs/{sft_epochs(config)[-1]}", "sft.py"))
-    mixed, gpt = load_model(need(config, "sft_mix", "sft.py")), load_model(need(config, "gpt", "model.py"))
+    sft = load_model(require(config, f"sft_epochs/{sft_epochs(config)[-1]}", "sft.py"))
+    mixed, gpt = load_model(require(config, "sft_mix", "sft.py")), load_model(require(config, "gpt", "model.py"))
     odd = [("sft_hot", sft, 1.5), ("gpt", gpt, 1.0), ("other_prompt", None, 1.0)]
     if config.round == 1:
         return [("sft", sft, 1.0), ("sft", sft, 1.0), ("sft_mix", mixed, 1.0), ("sft_mix", mixed, 1.0), ("sft_hot", sft, 1.3)], odd
-    policy = load_model(need(config, "ppo_1", "ppo.py"))
+    policy = load_model(require(config, "ppo_1", "ppo.py"))
     return [("ppo_1", policy, 1.0), ("ppo_1", policy, 1.0), ("ppo_hot", policy, 1.3), ("sft", sft, 1.0), ("sft_mix", mixed, 1.0)], odd
-
-
-def sft_epochs(config):
-    """The names of the SFT epochs, e.g. ["01", ..., "16"]; one that is missing raises UserError."""
-    # Saved last, it knows how many there were
-    mixed = need(config, "sft_mix", "sft.py")
-    epochs = load_checkpoint(mixed)["extra"]["settings"]["epochs"]
-    names = [f"{epoch:02d}" for epoch in range(1, epochs + 1)]
-    for path in (Path(config.out) / "sft_epochs" / f"{name}.pt" for name in names):
-        if not path.exists():
-            raise UserError(f"{path} is missing: delete {mixed}, "
-                            "and `python sft.py` makes both again")
-    return names
 
 
 def collect(rows, mix, k, rng, generator):
     """K distinct responses to each prompt: a list of lists of {"text", "ended", "sampler"}.
 
-    rows: lines of a prompts file; mix: see `samplers`. The last place is taken by one of the odd samplers in turn. A response that
+    rows: lines of a prompts file; mix: see `response_sources`. The last place is taken by one of the odd samplers in turn. A response that
     somebody has given already is drawn again, hotter (sampler NAME_again); one still the same is left out."""
     encoding, (usual, odd) = tokenizer.load(), mix
     prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
@@ -126,19 +118,6 @@ def rank(rows, responses, people, rng, round, opinions=1):
     return ranked
 
 
-def read_rankings(path):
-    """The lines of out/rankings.jsonl; a line whose ranks do not rank its responses raises UserError."""
-    lines = prepare.read_jsonl(path, "python reward.py", prompt=str, task=dict, responses=list, ranks=list, round=int)
-    for number, line in enumerate(lines, 1):
-        if not all(isinstance(r, dict) and isinstance(r.get("text"), str) and isinstance(r.get("ended"), bool) for r in line["responses"]):
-            raise UserError(f'{path}, line {number}: a response is {{"text": ..., "ended": true or false}}')
-        for ranks in [line["ranks"], *line.get("second_opinions", [])] if isinstance(line.get("second_opinions", []), list) else [None]:
-            whole = isinstance(ranks, list) and all(type(rank) is int for rank in ranks) and len(ranks) == len(line["responses"])
-            if not whole or sorted(set(ranks)) != list(range(1, len(set(ranks)) + 1)):
-                raise UserError(f"{path}, line {number}: {ranks} does not rank {len(line['responses'])} responses (1 is best, equal numbers tie)")
-    return lines
-
-
 # ---------------------------------------------------------------- the model and its loss
 
 
@@ -149,7 +128,7 @@ class RewardModel(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.transformer = Trunk(config)
+        self.transformer = Transformer(config)
         self.score = nn.Linear(config.n_embd, 1, bias=False)
         self.register_buffer("bias", torch.zeros(()))                   # puts demonstrations at 0 (3.5); not trained
         init_weights(self)
@@ -189,9 +168,9 @@ def ranking_loss(scores, valid):
 
 
 def ranking_batch(lines, encoding, pad, device):
-    """Lines of rankings -> idx, positions (N, T), visible (N, 1, T, T), last (N, K), valid (N, K, K).
+    """Lines of rankings -> idx, positions (N, T), attn_mask (N, 1, T, T), last (N, K), valid (N, K, K).
 
-    A row is a prompt with all its responses behind it, so that the prompt is read once, not K times. `visible` lets each
+    A row is a prompt with all its responses behind it, so that the prompt is read once, not K times. `attn_mask` lets each
     response see the prompt and itself, not its neighbours, and positions go on from the prompt in each: the scores, taken
     where a response ends (`last`), are those of the responses alone. Missing responses take part in no pair."""
     K = max(len(line["responses"]) for line in lines)
@@ -208,8 +187,8 @@ def ranking_batch(lines, encoding, pad, device):
             valid[n, :len(ranks), :len(ranks)] += ranks[:, None] < ranks[None, :]
     idx, positions, parts = (pad_batch(x, filler, device)[0] for x, filler in ((rows, pad), (positions, 0), (parts, K + 1)))   # (N, T)
     causal = torch.ones(idx.shape[1], idx.shape[1], dtype=torch.bool, device=device).tril()     # (T, T)
-    visible = causal & ((parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None]))    # (N, T, T)
-    return idx, positions, visible[:, None], last.to(device), valid.to(device)
+    attn_mask = causal & ((parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None]))    # (N, T, T)
+    return idx, positions, attn_mask[:, None], last.to(device), valid.to(device)
 
 
 @torch.no_grad()
@@ -219,7 +198,7 @@ def score(model, encoding, pairs):
     order, scores = sorted(range(len(pairs)), key=lambda i: len(sequences[i])), [0.0] * len(pairs)
     for start in range(0, len(order), 256):
         rows = order[start:start + 256]
-        values = model(*pad_batch([sequences[i] for i in rows], model.config.pad, model.score.weight.device))     # (up to 256,)
+        values = model(*pad_batch([sequences[i] for i in rows], model.config.pad_id, model.score.weight.device))     # (up to 256,)
         for i, value in zip(rows, values.tolist()):
             scores[i] = value
     return scores
@@ -245,16 +224,16 @@ def scores_of(model, encoding, ranked):
     return [[next(flat) for _ in line["responses"]] for line in ranked]
 
 
-def measure(model, config, rows):
+def evaluate_reward_model(model, config, rows):
     """The reward model on prompts that it was not trained on, responses from the same mix, and from the SFT model alone, whose repeats
     are drawn again, hotter. Returns (results.json's "reward_model", score margins for the calibration plot). Ceilings: the accuracy of
     the mean opinion of ten training labelers without noise, which a reward model trained on their rankings can hardly beat."""
     encoding, rng, generator = tokenizer.load(), random.Random(config.seed), torch.Generator().manual_seed(config.seed)
-    usual, odd = samplers(config)
+    usual, odd = response_sources(config)
     mixed = collect(rows, (usual, odd), config.k, rng, generator)
-    sft = [("sft", load_model(need(config, "sft", "reward.py")), 1.0)] * config.k
+    sft = [("sft", load_model(require(config, "sft", "reward.py")), 1.0)] * config.k
     alone = collect(rows, (sft, []), config.k, rng, generator)
-    people = {group: labelers(group) for group in ("train", "held_out")}
+    people = {group: get_labelers(group) for group in ("train", "held_out")}
     lines = {"train_labelers": rank(rows, mixed, people["train"], rng, 0), "heldout_labelers": rank(rows, mixed, people["held_out"], rng, 0),
              "sft_pairs": rank(rows, alone, people["train"], rng, 0)}
     ten, report, ceilings, margins = people["train"][:10], {}, {}, {}
@@ -330,8 +309,8 @@ def fit(config, ranked):
     Muon, with which the base model was trained too, learns to do so sooner than Adam: of the pairs of PPO's samples Adam's reward model
     ordered 61 to 63 % as the judge does, Muon's 75 and 68 % (seeds 11 and 12). `lr` of 0.003 and 0.0065: 91 and 90 %, not 92 (seed 12)."""
     (device, rng, _), encoding = set_up(config), tokenizer.load()
-    model = (from_language_model(need(config, "gpt", "model.py"), device) if config.round == 1 else
-             load_reward_model(need(config, "reward_1", "reward.py"), device))
+    model = (from_language_model(require(config, "gpt", "model.py"), device) if config.round == 1 else
+             load_reward_model(require(config, "reward_1", "reward.py"), device))
     optimizers = muon_and_adam(model, config.lr, config.lr_rest)
     steps = config.epochs * (len(ranked) // config.batch_size)
     if not steps:
@@ -342,8 +321,8 @@ def fit(config, ranked):
         queue = queue or batches_of_like_length(
             ranked, config.batch_size, lambda line: len(line["prompt"]) + sum(len(r["text"]) for r in line["responses"]), rng)
         lines = queue.pop()
-        idx, positions, visible, last, valid = ranking_batch(lines, encoding, model.config.pad, device)
-        scores = model.values(idx, positions=positions, visible=visible).gather(1, last)        # (N, K)
+        idx, positions, attn_mask, last, valid = ranking_batch(lines, encoding, model.config.pad_id, device)
+        scores = model.values(idx, positions=positions, attn_mask=attn_mask).gather(1, last)        # (N, K)
         loss = ranking_loss(scores, valid)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)                                       # [not stated]
@@ -361,7 +340,7 @@ def fit(config, ranked):
 @torch.no_grad()
 def centre(model, encoding):
     """Sets the bias that puts the labelers' demonstrations at 0 on average (3.5)."""
-    demonstrations = prepare.read_jsonl(prepare.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)[:1_000]
+    demonstrations = files.read_jsonl(files.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)[:1_000]
     scores = score(model, encoding, [(row["prompt"], {"text": row["completion"], "ended": True}) for row in demonstrations])
     model.bias -= sum(scores) / len(scores)
 
@@ -382,10 +361,10 @@ def share(config):
 def check(config, block_size):
     """What this round needs, so that it is known before anything is trained; block_size: of the
     base model. Raises UserError."""
-    prompts, valid = (prepare.read_jsonl(prepare.FOLDER / f"prompts_{name}.jsonl", **prepare.PROMPT)
+    prompts, valid = (files.read_prompts(name)
                       for name in ("rm", "valid"))
     first, wanted = share(config)
-    people = len(labelers("train"))
+    people = len(get_labelers("train"))
     for flag, value, least, most in (
             ("round", config.round, 1, 2), ("k", config.k, 3, 9),
             ("labelers_per_prompt", config.labelers_per_prompt, 1, people),
@@ -396,7 +375,7 @@ def check(config, block_size):
     encoding = tokenizer.load_cached()
     sequences = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in prompts + valid]
     what = "ranking, the longest prompt with its response,"
-    prepare.check_room(block_size, sequences, what, MAX_NEW_TOKENS)
+    files.check_room(block_size, sequences, what, MAX_NEW_TOKENS)
 
 
 def train(config):
@@ -404,16 +383,16 @@ def train(config):
     start, path = time.time(), Path(config.out) / "rankings.jsonl"
     _, rng, _ = set_up(config)
     generator = torch.Generator().manual_seed(config.seed)              # people's rankings are collected on the CPU
-    encoding, prompts = tokenizer.load(), prepare.read_jsonl(prepare.FOLDER / "prompts_rm.jsonl", **prepare.PROMPT)
-    valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
-    people, (first, wanted) = labelers("train"), share(config)
+    encoding, prompts = tokenizer.load(), files.read_prompts("rm")
+    valid = files.read_prompts("valid")
+    people, (first, wanted) = get_labelers("train"), share(config)
     check(config, context_of(config))
     print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
-    rows, responses, mix = prompts[first:first + wanted], [], samplers(config)
+    rows, responses, mix = prompts[first:first + wanted], [], response_sources(config)
     earlier, later = [], []                                             # the other round's rankings
     if config.round == 2:
         earlier = [line for line in read_rankings(path) if line["round"] == 1]
-        need(config, "sft", "reward.py")                                # it is read at the end: better missed now
+        require(config, "sft", "reward.py")                                # it is read at the end: better missed now
     elif (Path(config.out) / "reward.pt").exists() and path.exists():
         # Round 1 made again: round 2 has learnt from its own lines
         later = [line for line in read_rankings(path) if line["round"] == 2]
@@ -424,13 +403,13 @@ def train(config):
     model, losses = fit(config, ranked)
     centre(model, encoding)
     # With the model: what stands there is what it learnt from
-    prepare.write(path, "".join(json.dumps(line) + "\n" for line in ranked + later))
+    files.write(path, "".join(json.dumps(line) + "\n" for line in ranked + later))
     name, parents = ("reward_1", ["sft_mix"]) if config.round == 1 else ("reward", ["reward_1", "ppo_1"])
     extra = stage_extra(config, "reward", made_from=parents) | {"settings": dependencies(config)}
     if config.round == 1:
         save_checkpoint(Path(config.out) / f"{name}.pt", model, **extra)
         keep_best_sft(config, model, valid)
-    report, margins = measure(model, config, valid[:400])
+    report, margins = evaluate_reward_model(model, config, valid[:400])
     table = [tuple(row) for row in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]]
     plot_reward(Path(config.out) / "reward.png", losses, margins, table)
     if config.round == 2:               # last: where it stands, a stage is finished, its picture too

@@ -25,14 +25,17 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data import prepare, tokenizer
-from model import (Common, MetricLog, UserError, alone, batches_of_like_length, corpus_batches,
-                   corpus_loss, cosine, load_model, need, pad_batch, read_corpus, run_script,
-                   save_checkpoint, set_up, settings_of, stage_extra)
+from data import files, tokenizer
+from data.files import MetricLog, UserError, alone, require, save_checkpoint, settings_of, stage_extra
+from data.flags import BaseConfig, run_script, set_up
+from model import (
+    batches_of_like_length, corpus_batches, corpus_loss, cosine, load_model, pad_batch,
+    read_corpus
+)
 
 
 @dataclass
-class Config(Common):
+class Config(BaseConfig):
     """Settings, the paper's value in brackets (C.1, C.3)."""
     epochs: int = 16            # passes over the demonstrations (16)
     batch_size: int = 32        # demonstrations of a step (32)
@@ -45,7 +48,7 @@ class Config(Common):
 def read_demonstrations(encoding, path=None):
     """Pairs (prompt ids, response ids); the response ends with <|endoftext|>."""
     return [(tokenizer.prompt_ids(encoding, row["prompt"]), tokenizer.response_ids(encoding, row["completion"]))
-            for row in prepare.read_jsonl(path or prepare.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)]
+            for row in files.read_jsonl(path or files.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)]
 
 
 def sft_batch(pairs, pad, device="cpu"):
@@ -58,8 +61,8 @@ def sft_batch(pairs, pad, device="cpu"):
 
 def sft_loss(model, idx, mask):
     """Cross-entropy per response token: idx (B, T), mask (B, T - 1) -> scalar, in nats (equation above)."""
-    wanted = mask > 0                                                                           # (B, T - 1)
-    return F.cross_entropy(model(idx[:, :-1], wanted), idx[:, 1:][wanted])
+    select = mask > 0                                                                           # (B, T - 1)
+    return F.cross_entropy(model(idx[:, :-1], select), idx[:, 1:][select])
 
 
 @torch.no_grad()
@@ -67,7 +70,7 @@ def mean_loss(model, pairs):
     """The loss over all pairs, without dropout, in nats a token."""
     was_training = model.training
     model.eval()
-    pad, device = model.config.pad, model.lm_head.weight.device
+    pad, device = model.config.pad_id, model.lm_head.weight.device
     losses = [(sft_loss(model, *(batch := sft_batch(pairs[i:i + 100], pad, device))).item(), batch[1].sum().item())
               for i in range(0, len(pairs), 100)]
     model.train(was_training)
@@ -86,15 +89,15 @@ def check(config, block_size):
         raise UserError(f"--mix {config.mix}: a share of all tokens, less than 1")
     # The last token is no input
     sequences = [prompt + response for prompt, response in pairs]
-    prepare.check_room(block_size, sequences, "the longest demonstration", -1)
+    files.check_room(block_size, sequences, "the longest demonstration", -1)
 
 
-def fit(config, name, epochs, mix, keep):
+def finetune(config, name, epochs, mix, keep):
     """One fine-tuning run from the base model. mix: corpus tokens as a share of all tokens. Calls keep(epoch, model,
     validation loss) after each; returns the model."""
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
-    model = load_model(need(config, "gpt", "model.py"), device, dropout=config.dropout).train()
+    model = load_model(require(config, "gpt", "model.py"), device, dropout=config.dropout).train()
     check(config, model.config.block_size)
     pairs = read_demonstrations(encoding)
     valid_pairs, pairs = pairs[:len(pairs) // 10], pairs[len(pairs) // 10:]
@@ -106,7 +109,7 @@ def fit(config, name, epochs, mix, keep):
     for epoch in range(1, epochs + 1):
         for batch in batches_of_like_length(pairs, config.batch_size, lambda pair: len(pair[0] + pair[1]), rng):
             optimizer.param_groups[0]["lr"] = cosine(step, epochs * steps_per_epoch, config.lr)
-            idx, mask = sft_batch(batch, model.config.pad, device)
+            idx, mask = sft_batch(batch, model.config.pad_id, device)
             loss = sft_loss(model, idx, mask)
             objective = loss
             if mix:         # about `mix` of all tokens are corpus, and every token weighs the same
@@ -132,7 +135,7 @@ def train(config):
     """Fine-tunes both models; keeps every epoch of the first."""
     start, losses = time.time(), []
     print("step 1, supervised fine-tuning on demonstrations")
-    need(config, "gpt", "model.py")
+    require(config, "gpt", "model.py")
     extra, folder = stage_extra(config, "sft", made_from=["gpt"]), Path(config.out) / "sft_epochs"
 
     def keep(epoch, model, valid_loss):
@@ -144,8 +147,8 @@ def train(config):
         losses.append(valid_loss)
         save_checkpoint(folder / f"{epoch:02d}.pt", model, **extra, epoch=epoch, valid_loss=valid_loss)
 
-    fit(config, "sft", config.epochs, 0.0, keep)
-    mixed = fit(config, "sft_mix", config.mix_epochs, config.mix, lambda *_: None)
+    finetune(config, "sft", config.epochs, 0.0, keep)
+    mixed = finetune(config, "sft_mix", config.mix_epochs, config.mix, lambda *_: None)
     save_checkpoint(Path(config.out) / "sft_mix.pt", mixed, **extra)
     best = min(range(len(losses)), key=losses.__getitem__)
     print(f"made {config.out}/sft_epochs/*.pt (validation loss {losses[best]:.3f} at epoch {best + 1}, {losses[-1]:.3f} at the last) and "

@@ -1,8 +1,10 @@
 """Pictures and tables of a run, drawn from what it has recorded. The scripts call these; nothing here is needed to understand RLHF."""
+import sys
+
 import matplotlib
 import torch
 
-from data import prepare
+from data import files
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
@@ -55,7 +57,7 @@ def plot_losses(out):
     """out/losses.png: pretraining and SFT."""
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
     for axis, name, x in ((axes[0], "gpt", "step"), (axes[1], "sft", "epoch")):
-        rows = prepare.read_jsonl(out / f"{name}.jsonl")
+        rows = files.read_jsonl(out / f"{name}.jsonl")
         checks = [row for row in rows if "valid_loss" in row]
         by_epoch = [row[x] if x == "step" else row["step"] / max(1, rows[-1]["step"]) * rows[-1]["epoch"] for row in rows]
         axis.plot(by_epoch, [row["loss"] for row in rows], color=BLUE, alpha=0.5, linewidth=0.7, label="training")
@@ -75,7 +77,7 @@ def plot_dashboard(out):
               ("length", "response length (tokens)"), ("explained_variance", "explained variance of returns"), ("entropy", "entropy (nats a token)")]
     fig, axes = plt.subplots(2, 3, figsize=(13, 6.4))
     for name, colour, style in (("ppo", ORANGE, "--"), ("ppo_ptx", BLUE, "-")):
-        rows = prepare.read_jsonl(out / f"{name}.jsonl")
+        rows = files.read_jsonl(out / f"{name}.jsonl")
         for axis, (key, title) in zip(axes.flat, panels):
             axis.plot([row["step"] for row in rows], [row[key] for row in rows], color=colour, linestyle=style, label=TITLES[name])
             axis.set(title=title, xlabel="iteration")
@@ -135,3 +137,22 @@ def plot_reward(path, log, margins, table):
     fig.tight_layout()
     fig.savefig(path, dpi=130)
     plt.close(fig)
+
+
+def side_by_side(rows, responses):
+    """Five prompts of different use cases, answered by all models."""
+    shown = {row["use_case"]: i for i, row in reversed(list(enumerate(rows)))}
+    for case in ("generation", "open_qa", "brainstorming", "chat", "closed_qa"):
+        if case in shown:
+            print(f"\n  {rows[shown[case]]['prompt']}")
+            for name in MODELS:
+                print(f"    {TITLES[name]:>15}: {responses[name][shown[case]]['text']}")
+
+
+def peak_memory():
+    """The most memory that this process has held, in MB; 0 where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 ** 2 if sys.platform == "darwin" else 1024)

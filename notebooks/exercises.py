@@ -15,6 +15,7 @@ import model
 import ppo
 import reward
 import sft
+from data import judge, labeler
 
 # ---------------------------------------------------------------- how a check works
 
@@ -397,25 +398,25 @@ def check_k3(my_k3):
 
 
 def wider(votes, times):
-    """ppo.mean_and_error with another width."""
-    mean, error = ppo.mean_and_error(votes)
+    """labeler.mean_and_error with another width."""
+    mean, error = labeler.mean_and_error(votes)
     return mean, error * times
 
 
 MISTAKES["win_rate"] = [
-    ("A tie counts as half a win: 0.5.", lambda votes: ppo.mean_and_error([float(v == 1) for v in votes])),
-    ("Ties stay in, as half a win.", lambda votes: ppo.mean_and_error([v for v in votes if v != 0.5])),
+    ("A tie counts as half a win: 0.5.", lambda votes: labeler.mean_and_error([float(v == 1) for v in votes])),
+    ("Ties stay in, as half a win.", lambda votes: labeler.mean_and_error([v for v in votes if v != 0.5])),
     ("That is the spread of single votes; a mean of n of them is sqrt(n) times surer.", lambda votes: wider(votes, len(votes) ** 0.5)),
     ("That is one standard error; 95 % takes 1.96 of them.", lambda votes: wider(votes, 1 / 1.96)),
     ("Divide the squares by n - 1, not n: the mean itself was fitted to these votes.", lambda votes: wider(votes, ((len(votes) - 1) / len(votes)) ** 0.5)),
     ("p (1 - p) is the spread of votes that are 0 or 1; with ties there is less. Take the votes' own deviation.",
-     lambda votes: (p := ppo.mean_of(votes), 1.96 * (p * (1 - p) / len(votes)) ** 0.5))]
+     lambda votes: (p := judge.mean_ignoring_none(votes), 1.96 * (p * (1 - p) / len(votes)) ** 0.5))]
 
 
 def check_win_rate(my_win_rate):
-    """my_win_rate(votes, each 1, 0.5 or 0) -> (mean, half the width of the 95 % interval), as ppo.mean_and_error."""
+    """my_win_rate(votes, each 1, 0.5 or 0) -> (mean, half the width of the 95 % interval), as labeler.mean_and_error."""
     rng = random.Random(0)
-    return compare(my_win_rate, ppo.mean_and_error, MISTAKES["win_rate"], [([rng.choice([0.0, 0.5, 1.0, 1.0]) for _ in range(n)],) for n in (20, 50, 200)])
+    return compare(my_win_rate, labeler.mean_and_error, MISTAKES["win_rate"], [([rng.choice([0.0, 0.5, 1.0, 1.0]) for _ in range(n)],) for n in (20, 50, 200)])
 
 
 MISTAKES["gap_closed"] = [

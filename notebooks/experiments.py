@@ -27,11 +27,12 @@ import model
 import ppo
 import reward
 import sft
-from data import corpus, labeler, prepare, tasks, tokenizer
+from data import corpus, files, flags, judge, labeler, prepare, tasks, tokenizer
 from data import toytown as town
 from data.figures import BLUE, COLOURS, GREEN, GREY, ORANGE, TITLES, plt
-from data.labeler import labelers
-from model import load_model, made
+from data.labeler import get_labelers
+from data.files import made
+from model import load_model
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"
@@ -48,20 +49,20 @@ class Lab:
         self.quick, self.seeds = quick, SEEDS[:1] if quick else SEEDS
         self.results, self.runs = (RUNS / "quick_results", RUNS / "quick") if quick else (RESULTS, RUNS)
         if quick:                                                       # a little world of its own, with the same people in it
-            prepare.FOLDER = self.runs / "world"
-            prepare.FOLDER.mkdir(parents=True, exist_ok=True)
+            files.FOLDER = self.runs / "world"
+            files.FOLDER.mkdir(parents=True, exist_ok=True)
             # the first that prepare writes, and the last
             first_and_last = ("corpus.sha256", "prompts_closed.jsonl")
-            if not all((prepare.FOLDER / name).exists() for name in first_and_last):
-                prepare.prepare(prepare.FOLDER, LITTLE, corpus_words=40_000)
-        self.rows = prepare.read_jsonl(prepare.FOLDER / "prompts_eval.jsonl", **prepare.PROMPT)
+            if not all((files.FOLDER / name).exists() for name in first_and_last):
+                prepare.prepare(files.FOLDER, LITTLE, corpus_words=40_000)
+        self.rows = files.read_prompts("eval")
 
     @functools.cache
     def more_rows(self, n=1_000):
         """n further evaluation prompts: in no committed set, nowhere in the corpus. No rows with --quick."""
         if self.quick:
             return []
-        known = {row["prompt"] for name in prepare.SIZES for row in prepare.read_jsonl(prepare.FOLDER / f"{name}.jsonl", prompt=str)}
+        known = {row["prompt"] for name in prepare.SIZES for row in files.read_jsonl(files.FOLDER / f"{name}.jsonl", prompt=str)}
         text, read = "\n".join(prepare.corpus_texts()), {""}
         known |= {line.removeprefix(f"{corpus.QUESTION} ") for line in text.splitlines()}
         while read:                                 # what the corpus turns out to hold is drawn again, in the same use case
@@ -87,7 +88,7 @@ class Lab:
         config = stages["config"]
         if not (Path(config.out) / "results.json").exists():
             # Experiments may run side by side: one of them makes it
-            with prepare.alone_in(config.out):
+            with files.alone_in(config.out):
                 ppo.run(**stages)
         return config
 
@@ -95,7 +96,7 @@ class Lab:
         """A policy trained like `ppo` of the base run, but for `changes` to its settings: (its path, the settings)."""
         config = dataclasses.replace(self.base(seed), **changes)
         if not made(config, name):
-            ppo.fit(config, name, "reward", config.iterations, gamma_ptx)
+            ppo.train_policy(config, name, "reward", config.iterations, gamma_ptx)
         return Path(config.out) / f"{name}.pt", config
 
     def beside(self, config, name):
@@ -110,16 +111,16 @@ class Lab:
 
 def describe(lab, config, path):
     """What one policy does with the evaluation prompts: results.json's entry, the mean proxy score, the win rate against SFT."""
-    _, rng, generator = model.set_up(config)
+    _, rng, generator = flags.set_up(config)
     out, encoding = Path(config.out), tokenizer.load()
     policy, reference, baseline = (load_model(p) for p in (path, out / "sft_mix.pt", out / "sft.pt"))
-    closed = prepare.read_jsonl(prepare.FOLDER / "prompts_closed.jsonl", **prepare.PROMPT)
+    closed = files.read_prompts("closed")
     documents = model.read_corpus(encoding, policy.config.block_size)[1]
     responses, theirs = (ppo.answer(name, m, lab.rows, generator) for name, m in (("ppo", policy), ("sft", baseline)))
     entry = ppo.describe_model(policy, lab.rows, responses, closed, ppo.answer("ppo", policy, closed, generator), documents,
                                ppo.kl_to_reference(policy, reference, lab.rows[:300], generator))
     scores = reward.score(reward.load_reward_model(out / "reward.pt"), encoding, [(row["prompt"], r) for row, r in zip(lab.rows, responses)])
-    return {**entry, "proxy": sum(scores) / len(scores), "win_rate_vs_sft": ppo.preference(lab.rows, responses, theirs, rng, labelers("held_out"))}
+    return {**entry, "proxy": sum(scores) / len(scores), "win_rate_vs_sft": labeler.preference(lab.rows, responses, theirs, rng, get_labelers("held_out"))}
 
 
 def mean_and_range(values):
@@ -134,7 +135,7 @@ def by_seed(rows, setting, key):
 
 def mean_by_seed(rows, setting, key):
     """Their mean; None if there is no such row."""
-    return ppo.mean_of(by_seed(rows, setting, key))
+    return judge.mean_ignoring_none(by_seed(rows, setting, key))
 
 
 def spread(axis, xs, rows, settings, key, **style):
@@ -178,11 +179,11 @@ def grow(lab, size, seed, wanted):
     if wanted != ONE and not (out / "sft.pt").exists():
         for name in ("reward_1", "ppo_1", "reward"):
             shutil.copy(Path(base.out) / f"{name}.pt", out)
-        valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
+        valid = files.read_prompts("valid")
         reward.keep_best_sft(config, reward.load_reward_model(out / "reward_1.pt"), valid)
     for name, gamma in (("ppo", 0.0), ("ppo_ptx", config.gamma_ptx)):
         if name in wanted and not made(config, name):
-            ppo.fit(config, name, "reward", config.iterations, gamma)
+            ppo.train_policy(config, name, "reward", config.iterations, gamma)
     return config
 
 
@@ -197,7 +198,7 @@ WRITERS = [name for name in ppo.MODELS if name != "sft_best_of_16"]
 
 def compare_sizes(lab, seed):
     """{"SIZE WRITER": its parameters, utility, and how often it is preferred to each rival}. The largest size is aligned once only."""
-    first, generator, rng, people = lab.seeds[0], torch.Generator().manual_seed(seed), random.Random(seed), labelers("held_out")
+    first, generator, rng, people = lab.seeds[0], torch.Generator().manual_seed(seed), random.Random(seed), get_labelers("held_out")
     wanted = {size: ONE if size == "large" and seed != first else ALL for size in SIZES}
     configs = {size: grow(lab, size, seed, wanted[size]) for size in SIZES}
     rows = lab.rows + lab.more_rows()
@@ -211,9 +212,9 @@ def compare_sizes(lab, seed):
     for size, config in configs.items():
         for name in [name for name in WRITERS if ppo.CHECKPOINTS[name] in wanted[size]]:
             policy, ours = answers(config, name)
-            row[f"{size} {name}"] = {f"against_{rival}": ppo.preference(rows, ours, theirs, rng, people) for rival, theirs in rivals.items()}
+            row[f"{size} {name}"] = {f"against_{rival}": labeler.preference(rows, ours, theirs, rng, people) for rival, theirs in rivals.items()}
             row[f"{size} {name}"] |= {"params": sum(p.numel() for p in policy.parameters()), "prompts": len(rows),
-                                      "utility": ppo.mean_of(v.utility for v in ppo.judged(rows, ours))}
+                                      "utility": judge.mean_ignoring_none(v.utility for v in judge.judge_all(rows, ours))}
     return row
 
 
@@ -228,13 +229,13 @@ def metadata(lab):
 
 def with_truthfulness(lab, config):
     """results.json's entries, and `truthful`: the share of right answers to open questions with a false premise, further ones included."""
-    entries = prepare.read_json(Path(config.out) / "results.json")["models"]
+    entries = files.read_json(Path(config.out) / "results.json")["models"]
     generator, judge_model = torch.Generator().manual_seed(config.seed), reward.load_reward_model(Path(config.out) / "reward.pt")
     rows = [row for row in lab.rows + lab.more_rows(4_000) if row["task"]["kind"] in ("yesno", "why")
             and row["task"]["value"] != town.fact(row["task"]["animal"], row["task"]["attribute"])]
     for name, entry in entries.items():
-        said = ppo.judged(rows, ppo.answer(name, load_model(Path(config.out) / f"{ppo.CHECKPOINTS[name]}.pt"), rows, generator, judge_model))
-        entry |= {"truthful": ppo.mean_of(v.utility > 0.999 for v in said), "false_premises": len(said)}
+        said = judge.judge_all(rows, ppo.answer(name, load_model(Path(config.out) / f"{ppo.CHECKPOINTS[name]}.pt"), rows, generator, judge_model))
+        entry |= {"truthful": judge.mean_ignoring_none(v.utility > 0.999 for v in said), "false_premises": len(said)}
     return entries
 
 
@@ -320,14 +321,14 @@ def optimise_against(lab, seed, n):
     config = lab.beside(base, f"{n}_rankings")
     settings = reward.Config(seed=seed, out=config.out, round=1)
     if not made(config, "reward"):
-        ranked = reward.read_rankings(Path(base.out) / "rankings.jsonl")
+        ranked = files.read_rankings(Path(base.out) / "rankings.jsonl")
         proxy, _ = reward.fit(settings, random.Random(seed).sample(ranked, n))
         reward.centre(proxy, tokenizer.load())
-        model.save_checkpoint(Path(config.out) / "reward.pt", proxy, **model.stage_extra(settings, "reward", ["sft_mix"]))
+        model.save_checkpoint(Path(config.out) / "reward.pt", proxy, **files.stage_extra(settings, "reward", ["sft_mix"]))
     config = dataclasses.replace(config, beta=0.0, iterations=2 if lab.quick else 60)
     if not made(config, "ppo"):
-        ppo.fit(config, "ppo", "reward", config.iterations, 0.0)
-    log = prepare.read_jsonl(Path(config.out) / "ppo.jsonl", step=int)
+        ppo.train_policy(config, "ppo", "reward", config.iterations, 0.0)
+    log = files.read_jsonl(Path(config.out) / "ppo.jsonl", step=int)
     return {"ppo": [{"kl": row["kl"], "proxy": row["score"], "gold": row["gold"]} for row in log],
             "best_of_n": best_of_n(lab, config, 8 if lab.quick else 64)}
 
@@ -347,7 +348,7 @@ def best_of_n(lab, config, N):
     rows, sizes = lab.rows[:300], [2 ** i for i in range(int(math.log2(N)))]
     rounds = [ppo.answer("sft_mix", policy, rows, generator) for _ in range(N)]
     scores = [reward.score(proxy, encoding, [(row["prompt"], r) for row, r in zip(rows, one)]) for one in rounds]
-    golds = [[v.utility for v in ppo.judged(rows, one)] for one in rounds]
+    golds = [[v.utility for v in judge.judge_all(rows, one)] for one in rounds]
     curve = {n: [0.0, 0.0, 0.0] for n in sizes}                                         # n -> sums of kl, proxy, gold
     for i in range(len(rows)):
         column = sorted((scores[k][i], golds[k][i], rounds[k][i]["text"]) for k in range(N))
@@ -375,14 +376,14 @@ def gao_fit(points, form):
 def held_out_labelers(lab):
     """Five groups of training labelers, one left out in turn: the reward model's accuracy inside and outside its groups; who prefers PPO-ptx."""
     # Every reward model starts as in round 1, from the base model: the one that round 2 goes on from has heard all groups.
-    people = labelers("train")
+    people = get_labelers("train")
     for seed in lab.seeds:
         for fold in range(1 if lab.quick else 5):
             def job(seed=seed, fold=fold):
                 config, rng = lab.base(seed), random.Random(seed)
                 inside, outside = [p for i, p in enumerate(people) if i % 5 != fold], people[fold::5]
                 settings = reward.Config(seed=seed, out=lab.beside(config, f"fold_{fold}").out)
-                lines = reward.read_rankings(Path(config.out) / "rankings.jsonl")[:80 if lab.quick else None]
+                lines = files.read_rankings(Path(config.out) / "rankings.jsonl")[:80 if lab.quick else None]
                 lines = rng.sample(lines, len(lines))
                 cut = len(lines) * 9 // 10
                 again = lambda part, group, opinions: reward.rank(part, [line["responses"] for line in part], group, rng, 2, opinions)
@@ -400,7 +401,7 @@ def preferred_by_both_groups(lab, config):
     """How often PPO-ptx is preferred to SFT by the labelers who ranked for the reward model, and by those who did not."""
     generator, rng = torch.Generator().manual_seed(config.seed), random.Random(config.seed)
     ours, theirs = (ppo.answer(name, load_model(Path(config.out) / f"{name}.pt"), lab.rows, generator) for name in ("ppo_ptx", "sft"))
-    return {group: ppo.preference(lab.rows, ours, theirs, rng, labelers(group)) for group in ("train", "held_out")}
+    return {group: labeler.preference(lab.rows, ours, theirs, rng, get_labelers(group)) for group in ("train", "held_out")}
 
 
 # ---------------------------------------------------------------- 7. what depends on how people were simulated?
@@ -419,22 +420,22 @@ def dials(lab):
 
 def turn(lab, seed, name, slips=labeler.SLIPS, noise=1.0, rounds=2, odd=True):
     """Utility of SFT and PPO, and the win rate, in a world that differs from the base run's in its people alone."""
-    base, world, noise_before, samplers = lab.base(seed), prepare.FOLDER, labeler.NOISE, reward.samplers
+    base, world, noise_before, samplers = lab.base(seed), files.FOLDER, labeler.NOISE, reward.response_sources
     config = dataclasses.replace(base, out=f"{base.out}_{name.replace(' ', '_').replace('%', 'percent')}", iterations=2 if lab.quick else 15)
     prompts = dict(prompts_1=60, prompts_2=60) if lab.quick else dict(prompts_1=2_000, prompts_2=4_000)
     if rounds == 1:
         prompts["prompts_1"] += prompts["prompts_2"]
     try:
-        prepare.FOLDER, labeler.NOISE = other_people(world, Path(config.out) / "world", slips), noise * labeler.NOISE
+        files.FOLDER, labeler.NOISE = other_people(world, Path(config.out) / "world", slips), noise * labeler.NOISE
         if not odd:
-            reward.samplers = lambda settings: (samplers(settings)[0][:4], [])          # without the hot one, and no odd ones
+            reward.response_sources = lambda settings: (samplers(settings)[0][:4], [])          # without the hot one, and no odd ones
         train_in(lab, base, config, rounds, dict(k=6 if odd and not lab.quick else 4, **prompts))
     finally:
-        prepare.FOLDER, labeler.NOISE, reward.samplers = world, noise_before, samplers
+        files.FOLDER, labeler.NOISE, reward.response_sources = world, noise_before, samplers
     generator = torch.Generator().manual_seed(seed)
     said = {n: ppo.answer(n, load_model(Path(config.out) / f"{n}.pt"), lab.rows, generator) for n in ("sft", "ppo")}
-    wins = ppo.preference(lab.rows, said["ppo"], said["sft"], random.Random(seed), labelers("held_out"))        # by the usual people
-    return {n: ppo.mean_of(v.utility for v in ppo.judged(lab.rows, r)) for n, r in said.items()} | {"win_rate_vs_sft": wins}
+    wins = labeler.preference(lab.rows, said["ppo"], said["sft"], random.Random(seed), get_labelers("held_out"))        # by the usual people
+    return {n: judge.mean_ignoring_none(v.utility for v in judge.judge_all(lab.rows, r)) for n, r in said.items()} | {"win_rate_vs_sft": wins}
 
 
 def train_in(lab, base, config, rounds, ranking):
@@ -442,20 +443,20 @@ def train_in(lab, base, config, rounds, ranking):
     out, common = Path(config.out), dict(seed=config.seed, out=config.out)
     if not made(config, "sft_mix"):
         gpt = Path(base.out) / "gpt.pt"
-        model.save_checkpoint(out / "gpt.pt", load_model(gpt), **{**model.load_checkpoint(gpt)["extra"], "world": model.world_hash()})
+        model.save_checkpoint(out / "gpt.pt", load_model(gpt), **{**model.load_checkpoint(gpt)["extra"], "world": files.world_hash()})
         settings = sft.Config(**common, epochs=1, mix_epochs=1 if lab.quick else 8)
-        mixed = sft.fit(settings, "sft_mix", settings.mix_epochs, settings.mix, lambda *_: None)
+        mixed = sft.finetune(settings, "sft_mix", settings.mix_epochs, settings.mix, lambda *_: None)
         for path in (out / "sft_epochs" / "01.pt", out / "sft_mix.pt"):                 # one model serves as baseline and as start
-            model.save_checkpoint(path, mixed, **model.stage_extra(settings, "sft", ["gpt"]))
+            model.save_checkpoint(path, mixed, **files.stage_extra(settings, "sft", ["gpt"]))
     if not made(config, "reward"):
         reward.train(reward.Config(**common, **ranking, round=1))
         if rounds == 2:
-            ppo.fit(config, "ppo_1", "reward_1", 2 if lab.quick else config.iterations_1, 0.0)
+            ppo.train_policy(config, "ppo_1", "reward_1", 2 if lab.quick else config.iterations_1, 0.0)
             reward.train(reward.Config(**common, **ranking, round=2))
         else:
             shutil.copy(out / "reward_1.pt", out / "reward.pt")
     if not made(config, "ppo"):
-        ppo.fit(config, "ppo", "reward", config.iterations, 0.0)
+        ppo.train_policy(config, "ppo", "reward", config.iterations, 0.0)
 
 
 def other_people(world, folder, slips):
@@ -465,9 +466,9 @@ def other_people(world, folder, slips):
         kept = path.suffix in (".jsonl", ".tiktoken", ".txt", ".sha256")
         if kept and not (folder / path.name).exists():
             shutil.copy(path, folder)
-    rows = prepare.read_jsonl(world / "demonstrations.jsonl", task=dict, labeler=str)
+    rows = files.read_jsonl(world / "demonstrations.jsonl", task=dict, labeler=str)
     again = [row | {"completion": labeler.Labeler(int(row["labeler"].split("-")[1])).demonstrate(row["task"], slips)} for row in rows]
-    prepare.write(folder / "demonstrations.jsonl", "".join(json.dumps(row) + "\n" for row in again))
+    files.write(folder / "demonstrations.jsonl", "".join(json.dumps(row) + "\n" for row in again))
     return folder
 
 
@@ -485,14 +486,14 @@ def baseline(lab):
 def choose_again(lab, config):
     """Scores by epoch, of the run itself first; the epochs chosen; gold utility of four answers of each epoch to each prompt."""
     proxy = reward.load_reward_model(Path(config.out) / "reward_1.pt")
-    rows = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl", **prepare.PROMPT)
+    rows = files.read_prompts("valid")
     tables = [model.load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]]
     tables += [reward.rate_sft_epochs(config, proxy, rows, seed) for seed in OTHER_SAMPLES]
     generator, gold = torch.Generator().manual_seed(config.seed), {}
-    for name in reward.sft_epochs(config):
+    for name in files.sft_epochs(config):
         policy = load_model(Path(config.out) / "sft_epochs" / f"{name}.pt")
-        verdicts = [v for _ in range(4) for v in ppo.judged(rows, ppo.answer("sft", policy, rows, generator))]
-        gold[name] = ppo.mean_of(v.utility for v in verdicts)
+        verdicts = [v for _ in range(4) for v in judge.judge_all(rows, ppo.answer("sft", policy, rows, generator))]
+        gold[name] = judge.mean_ignoring_none(v.utility for v in verdicts)
     return {"tables": [sorted(table) for table in tables], "chosen": [table[0][0] for table in tables], "gold": gold}
 
 
@@ -551,7 +552,7 @@ def tax_in_words(rows, names):
     disagrees if it brings the corpus loss down to PPO-ptx's."""
     models = {key.rsplit(" seed ", 1)[0] for key in rows}
     loss, gold = ({name: mean_by_seed(rows, name, key) for name in models} for key in ("corpus_loss", "utility"))
-    skill = {name: ppo.mean_of(mean_by_seed(rows, name, s) for s, *_ in SKILLS) for name in names}
+    skill = {name: judge.mean_ignoring_none(mean_by_seed(rows, name, s) for s, *_ in SKILLS) for name in names}
     less = loss["ppo_ptx"] - loss["gpt"] < 0.5 * (loss["ppo"] - loss["gpt"]) and skill["ppo_ptx"] > skill["ppo"]
     raised = [t for t in RAISED if f"beta x {t}" in models]
     helps = any(loss[f"beta x {t}"] <= loss["ppo_ptx"] for t in raised)
@@ -600,10 +601,10 @@ def picture_over_optimisation(rows, axes):
     ppos, bests = ({n: by_seed(rows, f"{n} rankings", way) for n in numbers} for way in ("ppo", "best_of_n"))
     common = min(max(p["kl"] for p in curve) for curves in ppos.values() for curve in curves)
     fewest_and_most = (numbers[0], numbers[-1])
-    peaks = [ppo.mean_of(max(p["gold"] for p in curve) for curve in bests[n]) for n in fewest_and_most]
+    peaks = [judge.mean_ignoring_none(max(p["gold"] for p in curve) for curve in bests[n]) for n in fewest_and_most]
     near = {n: [up_to(curve, common) for curve in ppos[n]] for n in fewest_and_most}
-    best, whole, equal = ([ppo.mean_of(map(fall, curves[n])) for n in fewest_and_most] for curves in (bests, ppos, near))
-    there = [ppo.mean_of(curve[-1]["gold"] for curve in near[n]) for n in fewest_and_most]
+    best, whole, equal = ([judge.mean_ignoring_none(map(fall, curves[n])) for n in fewest_and_most] for curves in (bests, ppos, near))
+    there = [judge.mean_ignoring_none(curve[-1]["gold"] for curve in near[n]) for n in fewest_and_most]
     agrees = all(few > many and few > 0.01 for few, many in (best, equal))
     return (f"Gao et al.: gold rises, then falls; with more rankings it rises higher and falls less. Here, {numbers[0]:,} ({numbers[-1]:,}) rankings: in best of n, "
             f"gold peaks at {peaks[0]:.3f} ({peaks[1]:.3f}) and is {best[0]:.3f} ({best[1]:.3f}) lower at n = {bests[numbers[0]][0][-1]['n']}. In PPO it ends {whole[0]:.3f} ({whole[1]:.3f}) "
@@ -627,8 +628,8 @@ def picture_figure_1(rows, axes):
         axis.set(xscale="log", ylim=(0, 1), xlabel="parameters", ylabel=f"preferred to the largest {TITLES[rival]}")
     axes[0].legend(frameon=False, fontsize=8)
     axes[1].set_title("bars: lowest to highest of the seeds", fontsize=9)
-    wins = {name: ppo.mean_of(row[f"small {name}"]["against_gpt"][0] for row in rows.values()) for name in ("gpt_prompted", "sft", "ppo_ptx")}
-    prompted = ppo.mean_of(row["small ppo_ptx"]["against_gpt_prompted"][0] for row in rows.values())
+    wins = {name: judge.mean_ignoring_none(row[f"small {name}"]["against_gpt"][0] for row in rows.values()) for name in ("gpt_prompted", "sft", "ppo_ptx")}
+    prompted = judge.mean_ignoring_none(row["small ppo_ptx"]["against_gpt_prompted"][0] for row in rows.values())
     return (f"Paper: a small InstructGPT is preferred to a GPT-3 over 100 times its size. Here PPO-ptx of {params[0]:,} parameters is preferred to GPT of "
             f"{params[-1]:,}, {params[-1] / params[0]:.0f} times as many, in {wins['ppo_ptx']:.1%}: {'agrees' if wins['ppo_ptx'] > 0.5 else 'differs'}. "
             f"The small GPT prompted is preferred to the large GPT in {wins['gpt_prompted']:.1%}, the small SFT in {wins['sft']:.1%}; the small PPO-ptx to the large GPT prompted in {prompted:.1%}.")
@@ -654,7 +655,7 @@ def picture_metadata(rows, axes):
         axis.set_ylabel("share of responses")
     axes[1].legend(frameon=False, fontsize=8)
     axes[0].set_title("lines: lowest to highest of the seeds", fontsize=9)
-    invents, truthful, rude, rude_asked = ({name: ppo.mean_of(row[name][key] for row in rows.values()) for name in ppo.MODELS}
+    invents, truthful, rude, rude_asked = ({name: judge.mean_ignoring_none(row[name][key] for row in rows.values()) for name in ppo.MODELS}
                                            for key in ("hallucinates_closed_domain", "truthful", "toxic_not_asked", "toxic_asked_for_respect"))
     asked = next(iter(rows.values()))["sft"]["false_premises"]
     lowest = min(("gpt", "sft", "ppo_ptx"), key=invents.get)
@@ -672,7 +673,7 @@ def picture_held_out_labelers(rows, axes):
     for x, (name, group) in enumerate((("inside", "train"), ("outside", "held_out"))):
         values = [row[name] for row in folds]
         axes[0].plot([x + 0.02 * (i % 5 - 2) for i in range(len(values))], values, "o", color=(BLUE, ORANGE)[x])
-        axes[0].plot([x - 0.15, x + 0.15], [ppo.mean_of(values)] * 2, color=GREY, label="mean" if x == 0 else None)
+        axes[0].plot([x - 0.15, x + 0.15], [judge.mean_ignoring_none(values)] * 2, color=GREY, label="mean" if x == 0 else None)
         for i, row in enumerate(wins):
             mean, low, high = row[group]
             axes[1].errorbar(x + 0.1 * (i - 1), mean, yerr=[[mean - low], [high - mean]], fmt="o", capsize=2, color=(BLUE, ORANGE)[x])
@@ -688,8 +689,8 @@ def picture_held_out_labelers(rows, axes):
     axes[2].axline((0.8, 0.8), slope=1, color=GREY, linestyle=":", label="no difference")
     axes[2].set(xlabel="accuracy, labelers it learnt from", ylabel="accuracy, labelers left out")
     axes[2].legend(frameon=False)
-    inside, outside = (ppo.mean_of(row[name] for row in folds) for name in ("inside", "outside"))
-    train, held_out = (ppo.mean_of(row[group][0] for row in wins) for group in ("train", "held_out"))
+    inside, outside = (judge.mean_ignoring_none(row[name] for row in folds) for name in ("inside", "outside"))
+    train, held_out = (judge.mean_ignoring_none(row[group][0] for row in wins) for group in ("train", "held_out"))
     gap = "agrees" if 0 <= inside - outside < 0.05 else "differs"
     gap += ", there is no gap" if inside < outside else ", with a smaller gap" if inside - outside < 0.014 else ""
     gap += ": our labelers' tastes differ less" if inside - outside < 0.014 else ""
@@ -752,7 +753,7 @@ def run(name, quick=False):
     """Makes what results/NAME.json lacks, a row at a time, then the picture; returns the sentence."""
     lab = Lab(quick)
     # Others may run beside it, the same one may not
-    with prepare.alone_in(lab.runs, f".{name}.lock"):
+    with files.alone_in(lab.runs, f".{name}.lock"):
         measure(lab, name)
     return draw(name, lab.results)
 
@@ -762,14 +763,14 @@ def measure(lab, name):
     path = lab.results / f"{name}.json"
     found = {"cores": torch.get_num_threads(), "prompts": len(lab.rows), "seconds": 0.0, "rows": {}}
     if path.exists() and not lab.quick:
-        found = prepare.read_json(path)
+        found = files.read_json(path)
     for key, job in tqdm(list(EXPERIMENTS[name][0](lab)), desc=name):
         if key not in found["rows"]:
             start = time.time()
             found["rows"][key] = job()
             found["seconds"] += time.time() - start
             path.parent.mkdir(parents=True, exist_ok=True)
-            prepare.write(path, json.dumps(rounded(found), indent=1))
+            files.write(path, json.dumps(rounded(found), indent=1))
 
 
 def rounded(x):
@@ -781,7 +782,7 @@ def rounded(x):
 
 def draw(name, folder=RESULTS):
     """The picture of one experiment, from its file alone, and its sentence."""
-    rows = prepare.read_json(folder / f"{name}.json")["rows"]
+    rows = files.read_json(folder / f"{name}.json")["rows"]
     fig, axes = plt.subplots(1, 3, figsize=(14, 4))
     seeds = sorted({key.rsplit("seed ", 1)[1] for key in rows})
     sentence = f"{EXPERIMENTS[name][1](rows, axes)} (Seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}.)"
@@ -804,10 +805,10 @@ def main():
         if flags.name != "pictures":
             print(f"\n{name}: {run(name, flags.quick)}")
         elif (RESULTS / f"{name}.json").exists():
-            known = prepare.read_json(RESULTS / f"{name}.json")["rows"]
+            known = files.read_json(RESULTS / f"{name}.json")["rows"]
             finished = all(key in known for key, _ in experiment(Lab(False)))
             print(f"\n{name}: {draw(name) if finished else f'not finished, no picture: run `python -m notebooks.experiments {name}`'}")
 
 
 if __name__ == "__main__":
-    prepare.guarded(main)
+    flags.guarded(main)

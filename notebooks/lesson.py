@@ -4,6 +4,7 @@ The models in notebooks/checkpoints/ are those of `python ppo.py --seed 1` in ha
 the recorded results are in notebooks/results/. A lesson works on copies in a temporary folder: nothing it trains overwrites anything.
 """
 import atexit
+import dataclasses
 import inspect
 import os
 import shutil
@@ -19,9 +20,11 @@ from IPython import get_ipython  # noqa: E402
 from IPython.display import Markdown, display  # noqa: E402
 
 import ppo  # noqa: E402
-from data import prepare  # noqa: E402
-from model import UserError, load_model  # noqa: E402
+from data import files, tokenizer  # noqa: E402
 from data.figures import BLUE, COLOURS, GREEN, GREY, ORANGE  # noqa: E402,F401
+from data.files import UserError, load_checkpoint, require  # noqa: E402
+from data.flags import set_up  # noqa: E402
+from model import load_model  # noqa: E402
 from reward import load_reward_model  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -49,6 +52,25 @@ def load(folder, name):
     return load_reward_model(path) if name in ("reward", "reward_1") or name.endswith("_value") else load_model(path)
 
 
+def trace(prompt, config=ppo.Config(), name="ppo_ptx"):
+    """One episode, a dict a token: token, logprob, ref_logprob, kl, reward, value, advantage, return.
+
+    In nats, advantages before whitening. Uses out/<name>.pt, out/<name>_value.pt, and the reward model and settings of its training."""
+    device, _, generator = set_up(config)
+    path = require(config, name, "ppo.py")
+    extra = load_checkpoint(path)["extra"]
+    config, reward_name = dataclasses.replace(config, **extra["settings"]), next(n for n in extra["parents"] if n.startswith("reward"))
+    policy, reference = load_model(path, device), load_model(require(config, "sft_mix", "sft.py"), device)
+    value_net, reward_model = (load_reward_model(Path(config.out) / f"{n}.pt", device) for n in (f"{name}_value", reward_name))
+    task = {"use_case": "other", "kind": "echo", "word": "", "n": 1}    # no task is known for a free prompt: gold means nothing here
+    batch = ppo.rollout([{"prompt": prompt, "task": task}], policy, reference, value_net, reward_model, config, generator)
+    encoding, start, n = tokenizer.load_cached(), int(batch["prompt_lengths"][0]), int(batch["mask"].sum())
+    columns = ("logprobs", "ref_logprobs", "rewards", "values", "raw_advantages", "returns")
+    table = zip(batch["idx"][0, start:start + n].tolist(), *(batch[c][0, :n].tolist() for c in columns))
+    return [{"token": encoding.decode([t]), "logprob": lp, "ref_logprob": ref, "kl": lp - ref, "reward": r, "value": v,
+             "advantage": a, "return": g} for t, lp, ref, r, v, a, g in table]
+
+
 def answers(policy, prompts, seed=0):
     """A sampled response to each prompt (texts): a list of {"text", "ended"}."""
     return ppo.answer("sft", policy, [{"prompt": prompt} for prompt in prompts], torch.Generator().manual_seed(seed))
@@ -59,7 +81,7 @@ def recorded(name):
     path = RESULTS / f"{name}.json"
     if not path.exists():
         raise UserError(f"{path} is missing: `python -m notebooks.{'record' if name == 'classroom' else f'experiments {name}'}` makes it")
-    return prepare.read_json(path)
+    return files.read_json(path)
 
 
 def table(rows, columns):

@@ -14,7 +14,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
-from data.prepare import guarded
+from data.flags import guarded
 
 HERE = Path(__file__).parent
 LIMIT = 120                                 # seconds that a lesson may take on two idle cores: more is reported; a cell that takes three times that is an error

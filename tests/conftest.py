@@ -8,8 +8,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 torch.set_num_threads(1)
 
-from data import prepare, tokenizer  # noqa: E402  (the path comes first)
-from model import GPT, GPTConfig  # noqa: E402
+from data import files, prepare, tokenizer# noqa: E402  (the path comes first)
+from model import GPT, GPTConfig
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +25,12 @@ def tiny():
 
 
 def write_world(folder, text, sets):
-    """A little world for prepare.FOLDER: this corpus, these tasks ({set name: list}); the other sets are the committed files."""
+    """A little world for files.FOLDER: this corpus, these tasks ({set name: list}); the other sets are the committed files."""
     for name in prepare.SIZES:
         if name in sets:
-            prepare.write(folder / f"{name}.jsonl", "".join(prepare.record(task) for task in sets[name]))
+            files.write(folder / f"{name}.jsonl", "".join(prepare.record(task) for task in sets[name]))
         else:
-            (folder / f"{name}.jsonl").symlink_to(prepare.FOLDER / f"{name}.jsonl")
+            (folder / f"{name}.jsonl").symlink_to(files.FOLDER / f"{name}.jsonl")
     prepare.write_corpus(folder, text, known=False)
 
 

@@ -10,9 +10,9 @@ from collections import Counter
 
 import pytest
 
-from data import corpus, labeler, prepare, tasks, tokenizer
+from data import corpus, files, labeler, prepare, tasks, tokenizer
 from data.judge import judge
-from data.labeler import Labeler, labelers
+from data.labeler import Labeler, get_labelers
 
 TRAINING = ["demonstrations", "prompts_rm", "prompts_rl"]
 SETS = [*TRAINING, "prompts_valid", "prompts_eval", "prompts_closed"]
@@ -21,7 +21,7 @@ SETS = [*TRAINING, "prompts_valid", "prompts_eval", "prompts_closed"]
 @pytest.fixture(scope="module")
 def committed():
     """{name: lines} of the committed files."""
-    return {name: [json.loads(line) for line in open(prepare.FOLDER / f"{name}.jsonl", encoding="utf-8")] for name in SETS}
+    return {name: [json.loads(line) for line in open(files.FOLDER / f"{name}.jsonl", encoding="utf-8")] for name in SETS}
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_no_evaluation_prompt_is_in_another_set_or_twice_in_its_own(committed):
 
 def test_no_evaluation_prompt_stands_anywhere_in_the_corpus(committed, tmp_path):
     """The whole corpus that the base model reads, parts of lines too."""
-    path = prepare.FOLDER / "corpus.txt"
+    path = files.FOLDER / "corpus.txt"
     if not path.exists():
         prepare.prepare(tmp_path, corpus_only=True)
         path = tmp_path / "corpus.txt"
@@ -226,7 +226,7 @@ def asked(task):
 def test_the_data_card_counts_the_evaluation_tasks_whose_content_stands_in_training(committed):
     """What a small world cannot keep apart is said, use case by use case."""
     known = {asked(row["task"]) for name in TRAINING for row in committed[name]}
-    card = (prepare.FOLDER / "README.md").read_text(encoding="utf-8")
+    card = (files.FOLDER / "README.md").read_text(encoding="utf-8")
     seen, rows = Counter(), committed["prompts_eval"]
     for row in rows:
         seen[row["use_case"]] += asked(row["task"]) in known
@@ -360,7 +360,7 @@ def test_ranks_start_at_one_and_ties_share_a_rank(judged):
 def test_training_labelers_put_helpfulness_first_and_held_out_ones_truth_and_harmlessness():
     """Section 3.4: the priorities of labelling and those of the final evaluation."""
     def mean(group, taste):
-        return sum(person.weights[taste] for person in labelers(group)) / len(labelers(group))
+        return sum(person.weights[taste] for person in get_labelers(group)) / len(get_labelers(group))
     assert mean("train", "helpful") > mean("train", "honest") + mean("train", "harmless")
     assert mean("held_out", "helpful") < mean("held_out", "honest") + mean("held_out", "harmless")
     assert mean("held_out", "honest") > mean("train", "honest") and mean("held_out", "harmless") > mean("train", "harmless")
@@ -368,8 +368,8 @@ def test_training_labelers_put_helpfulness_first_and_held_out_ones_truth_and_har
 
 def test_no_held_out_labeler_wrote_a_demonstration(committed):
     names = {row["labeler"] for row in committed["demonstrations"]}
-    assert names == {person.name for person in labelers("train")}
-    assert not names & {person.name for person in labelers("held_out")}
+    assert names == {person.name for person in get_labelers("train")}
+    assert not names & {person.name for person in get_labelers("held_out")}
 
 
 def slipped(rows):
@@ -389,7 +389,7 @@ def test_at_most_45_percent_of_the_demonstrations_have_a_slip(committed):
 
 
 def test_demonstrations_are_what_their_labelers_write(committed):
-    people = {person.name: person for person in labelers("train")}
+    people = {person.name: person for person in get_labelers("train")}
     assert all(people[row["labeler"]].demonstrate(row["task"]) == row["completion"] for row in committed["demonstrations"][:500])
 
 
@@ -407,7 +407,7 @@ print("VERDICTS", [judge(task, f"The zebra eats {food}.", True).utility for food
 
 def test_a_teacher_changes_one_list_and_everything_follows(tmp_path):
     """A new animal is read about, asked about and judged, after one line was added to data/toytown.py."""
-    shutil.copytree(prepare.FOLDER, tmp_path / "data", ignore=shutil.ignore_patterns("*.txt", "*.jsonl", "__pycache__"))
+    shutil.copytree(files.FOLDER, tmp_path / "data", ignore=shutil.ignore_patterns("*.txt", "*.jsonl", "__pycache__"))
     town = tmp_path / "data" / "toytown.py"
     town.write_text(town.read_text(encoding="utf-8").replace("ANIMALS = {\n", 'ANIMALS = {\n    "zebra": ("white", "field", "grass", "day"),\n', 1), encoding="utf-8", newline="\n")
     ran = subprocess.run([sys.executable, "-c", TEACHER], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, encoding="utf-8", errors="replace")
@@ -418,4 +418,4 @@ def test_a_teacher_changes_one_list_and_everything_follows(tmp_path):
         assert "zebra" in (tmp_path / "data" / f"{name}.jsonl").read_text(encoding="utf-8")
     later, earlier = (tokenizer.load(path).encode_ordinary(" zebra") for path in (tmp_path / "data" / "toytown.tiktoken", tokenizer.PATH))
     assert len(later) < len(earlier)
-    assert "zebra" not in (prepare.FOLDER / "toytown.py").read_text(encoding="utf-8")
+    assert "zebra" not in (files.FOLDER / "toytown.py").read_text(encoding="utf-8")

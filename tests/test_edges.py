@@ -16,10 +16,11 @@ import model
 import ppo
 import reward
 import sft
-from data import prepare, tokenizer
-from model import GPT, GPTConfig, UserError, save_checkpoint
+from data import files, flags, prepare, tokenizer
+from data.files import UserError, save_checkpoint
+from model import GPT, GPTConfig
 
-ROOT = prepare.FOLDER.parent
+ROOT = files.FOLDER.parent
 
 
 # ---------------------------------------------------------------- the world's files
@@ -28,34 +29,34 @@ ROOT = prepare.FOLDER.parent
 @pytest.fixture
 def world_with_crlf(tmp_path, monkeypatch):
     """A copy of the world as `git clone -c core.autocrlf=true` used to leave it."""
-    for path in [*(prepare.FOLDER / f"{name}.jsonl" for name in prepare.SIZES), tokenizer.PATH]:
+    for path in [*(files.FOLDER / f"{name}.jsonl" for name in prepare.SIZES), tokenizer.PATH]:
         (tmp_path / path.name).write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    monkeypatch.setattr(prepare, "FOLDER", tmp_path)
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
     monkeypatch.setattr(tokenizer, "PATH", tmp_path / tokenizer.PATH.name)
     return tmp_path
 
 
 def test_other_line_ends_are_the_same_world(request):
-    here, ids = model.world_hash(), tokenizer.load().encode("a fox")
-    rows = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl")
+    here, ids = files.world_hash(), tokenizer.load().encode("a fox")
+    rows = files.read_jsonl(files.FOLDER / "prompts_valid.jsonl")
     folder = request.getfixturevalue("world_with_crlf")
-    assert b"\r\n" in (folder / "prompts_valid.jsonl").read_bytes() and model.world_hash() == here
-    assert prepare.read_jsonl(folder / "prompts_valid.jsonl") == rows
+    assert b"\r\n" in (folder / "prompts_valid.jsonl").read_bytes() and files.world_hash() == here
+    assert files.read_jsonl(folder / "prompts_valid.jsonl") == rows
     assert tokenizer.load(folder / tokenizer.PATH.name).encode("a fox") == ids
 
 
 def test_a_stray_file_makes_no_other_world_and_a_missing_one_is_named(tmp_path, monkeypatch):
     for name in prepare.SIZES:
-        shutil.copy(prepare.FOLDER / f"{name}.jsonl", tmp_path)
-    here = model.world_hash()
-    monkeypatch.setattr(prepare, "FOLDER", tmp_path)
+        shutil.copy(files.FOLDER / f"{name}.jsonl", tmp_path)
+    here = files.world_hash()
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
     # macOS leaves these on a memory stick
     (tmp_path / "._prompts_rl.jsonl").write_bytes(b"\x00\x05")
-    assert model.world_hash() == here
+    assert files.world_hash() == here
     (tmp_path / "prompts_rl.jsonl").unlink()
     with pytest.raises(UserError,
                        match="prompts_rl.jsonl is missing: run `python -m data.prepare`"):
-        model.world_hash()
+        files.world_hash()
 
 
 def test_git_leaves_the_line_ends_alone():
@@ -74,7 +75,7 @@ def made_world(tmp_path_factory):
 def little_world(made_world, tmp_path, monkeypatch):
     """A little world of one's own, to be damaged."""
     folder = shutil.copytree(made_world, tmp_path / "world")
-    monkeypatch.setattr(prepare, "FOLDER", folder)
+    monkeypatch.setattr(files, "FOLDER", folder)
     return folder
 
 
@@ -124,8 +125,8 @@ def test_the_committed_hash_decides_what_the_corpus_is(little_world, made_world)
 def test_the_corpus_of_the_world_is_that_of_its_hash():
     """Makes it if it is missing, as every script does."""
     assert len(prepare.corpus_texts()) > 90_000
-    found = hashlib.sha256((prepare.FOLDER / "corpus.txt").read_bytes()).hexdigest()
-    assert found == prepare.known_hash(prepare.FOLDER)
+    found = hashlib.sha256((files.FOLDER / "corpus.txt").read_bytes()).hexdigest()
+    assert found == prepare.known_hash(files.FOLDER)
 
 
 # -------------------------------------------------------- what a run needs is known before it works
@@ -134,7 +135,7 @@ def test_the_corpus_of_the_world_is_that_of_its_hash():
 def small_base_model(out, block_size):
     """A base model, untrained, with so small a context."""
     save_checkpoint(out / "gpt.pt", GPT(GPTConfig(block_size=block_size, n_layer=1)),
-                    **model.stage_extra(model.Config(out=str(out)), "pretrain"))
+                    **files.stage_extra(model.Config(out=str(out)), "pretrain"))
 
 
 @pytest.mark.parametrize("script, needed", [("model", "a sample takes 3"),
@@ -272,7 +273,7 @@ def test_a_pipe_that_nobody_reads_ends_a_command_without_a_word(parrot, tmp_path
 def finish(out, stage, name, settings, parents=()):
     """A checkpoint as a finished stage leaves it; untrained."""
     save_checkpoint(out / f"{name}.pt", GPT(GPTConfig(n_layer=1)),
-                    **model.stage_extra(settings, stage, parents))
+                    **files.stage_extra(settings, stage, parents))
 
 
 @pytest.fixture
@@ -292,7 +293,7 @@ def stages_done(tmp_path):
 def refused(module, out, *words):
     """The line with which a script's main guard refuses a command line."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as error:
-        config = model.parse_flags(module.Config, "", [*words, "--out", str(out)])
+        config = flags.parse_flags(module.Config, "", [*words, "--out", str(out)])
         patch.setattr(module, "train", lambda config: pytest.fail("trained"))
         module.main(config)
     assert "\n" not in str(error.value)
@@ -347,44 +348,44 @@ def test_an_empty_value_is_refused(module, flag, capsys):
     """`--chat ""` used to train."""
     for words in ([f"--{flag}", ""], [f"--{flag}="]):
         with pytest.raises(SystemExit) as stopped:
-            model.parse_flags(module.Config, "", words)
+            flags.parse_flags(module.Config, "", words)
         assert stopped.value.code == 2 and f"--{flag}: needs a value" in capsys.readouterr().err
 
 
 def test_help_shows_that_a_flag_without_a_default_takes_a_value(capsys):
     with pytest.raises(SystemExit):
-        model.parse_flags(model.Config, "", ["--help"])
+        flags.parse_flags(model.Config, "", ["--help"])
     assert "--chat TEXT" in capsys.readouterr().out
 
 
 def test_a_number_too_large_for_torch_is_refused(capsys):
     with pytest.raises(SystemExit):
-        model.parse_flags(model.Config, "", ["--seed", "99999999999999999999"])
+        flags.parse_flags(model.Config, "", ["--seed", "99999999999999999999"])
     assert "--seed 99999999999999999999: too large" in capsys.readouterr().err
 
 
 def test_one_run_at_a_time_works_in_a_folder(tmp_path):
     """The second is told so; a killed one's lock is taken over; a lock that says nothing, too."""
-    code = ("import sys, time; from data import prepare\n"
-            "with prepare.alone_in(sys.argv[1]): print('in', flush=True); time.sleep(60)")
+    code = ("import sys, time; from data import files\n"
+            "with files.alone_in(sys.argv[1]): print('in', flush=True); time.sleep(60)")
     first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT,
                              stdout=subprocess.PIPE)
     try:
         assert first.stdout.readline().strip() == b"in"
-        assert prepare.runs(first.pid) and prepare.runs(os.getpid())
+        assert files.runs(first.pid) and files.runs(os.getpid())
         said = f"process {first.pid}.*works in {re.escape(str(tmp_path))}.*--out"
-        with pytest.raises(UserError, match=said), prepare.alone_in(tmp_path):
+        with pytest.raises(UserError, match=said), files.alone_in(tmp_path):
             pytest.fail("two at once")
     finally:
         first.kill()
         first.communicate()
     assert (tmp_path / ".lock").read_text(encoding="utf-8") == str(first.pid)
-    assert not prepare.runs(first.pid)
-    with prepare.alone_in(tmp_path), prepare.alone_in(tmp_path):
+    assert not files.runs(first.pid)
+    with files.alone_in(tmp_path), files.alone_in(tmp_path):
         assert (tmp_path / ".lock").read_text(encoding="utf-8") == str(os.getpid())
     for left in ("", "\x00", "9" * 40):
         (tmp_path / ".lock").write_text(left, encoding="utf-8", newline="\n")
-        with prepare.alone_in(tmp_path):
+        with files.alone_in(tmp_path):
             pass
     assert list(tmp_path.iterdir()) == []
 
@@ -411,13 +412,13 @@ def test_an_epoch_that_is_missing_is_named(stages_done):
     """The paper's choice among 16 epochs is not made among 15."""
     said = "sft_epochs/01.pt is missing: delete .*sft_mix.pt, and `python sft.py` makes both again"
     with pytest.raises(UserError, match=said):
-        reward.sft_epochs(reward.Config(out=str(stages_done)))
+        files.sft_epochs(reward.Config(out=str(stages_done)))
 
 
 def test_too_little_memory_is_one_line(capsys):
     def work():
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] can't allocate memory")
     with pytest.raises(SystemExit):
-        prepare.guarded(work)
+        flags.guarded(work)
     said = capsys.readouterr().err.strip()
     assert said == "error: not enough memory for a model or a batch of this size: choose smaller ones"

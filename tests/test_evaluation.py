@@ -17,9 +17,10 @@ import ppo
 import reward
 import sft
 from data import judge as gold_judge
-from data import prepare, tasks, tokenizer
+from data import figures, files, flags, judge, labeler, prepare, tasks, tokenizer
 from data.judge import Judgement
-from model import GPT, GPTConfig, save_checkpoint, stage_extra, validation_loss
+from data.files import save_checkpoint, stage_extra
+from model import GPT, GPTConfig, validation_loss
 from reward import RewardModel
 from tests import floors
 from tests.conftest import write_world
@@ -53,7 +54,7 @@ def test_gpt_prompted_sees_a_forum_thread_with_two_good_answers_and_the_question
 
 def test_the_longest_evaluation_prompt_fits_into_the_context_with_both_examples(encoding):
     for name in ("prompts_eval", "prompts_closed", "prompts_valid"):
-        rows = prepare.read_jsonl(prepare.FOLDER / f"{name}.jsonl")
+        rows = files.read_jsonl(files.FOLDER / f"{name}.jsonl")
         longest = max(len(ppo.few_shot_ids(encoding, row["prompt"])) for row in rows)
         assert longest + reward.MAX_NEW_TOKENS <= GPTConfig().block_size
 
@@ -72,7 +73,7 @@ def test_the_longest_evaluation_prompt_fits_into_the_context_with_both_examples(
 )
 def test_an_answer_ends_at_its_first_line_break(text, ended, expected):
     """A new line is a new question: who begins one has ended his answer."""
-    assert ppo.cut(text, ended) == dict(zip(("text", "ended"), expected))
+    assert ppo.first_line(text, ended) == dict(zip(("text", "ended"), expected))
 
 
 class Says:
@@ -130,7 +131,7 @@ class Prefers:
         self.encoding, self.taste, self.config = (
             encoding,
             taste,
-            SimpleNamespace(pad=encoding.n_vocab - 1),
+            SimpleNamespace(pad_id=encoding.n_vocab - 1),
         )
         self.score, self.read = SimpleNamespace(weight=torch.zeros(1)), []
 
@@ -199,16 +200,16 @@ def test_the_reward_model_reads_the_cut_answer_and_sees_whether_it_ended(encodin
 
 def test_an_interval_is_1_96_standard_errors_wide_with_n_less_one():
     """0, 0, 1, 1: mean 1/2, deviation sqrt(1/3)."""
-    assert ppo.mean_and_error([0, 0, 1, 1]) == pytest.approx((0.5, 1.96 * math.sqrt(1 / 3) / 2))
-    assert ppo.mean_and_error([0.4, 0.4, 0.4]) == pytest.approx((0.4, 0))
+    assert labeler.mean_and_error([0, 0, 1, 1]) == pytest.approx((0.5, 1.96 * math.sqrt(1 / 3) / 2))
+    assert labeler.mean_and_error([0.4, 0.4, 0.4]) == pytest.approx((0.4, 0))
 
 
 def test_a_mean_leaves_out_what_does_not_apply():
     """None is no 0; False is."""
-    assert ppo.mean_of([1, None, 0, None]) == 0.5
-    assert ppo.mean_of([True, False, False, None]) == pytest.approx(1 / 3)
-    assert ppo.mean_of([]) is None and ppo.mean_of([None]) is None
-    assert ppo.mean_of(x for x in (2, 4)) == 3
+    assert judge.mean_ignoring_none([1, None, 0, None]) == 0.5
+    assert judge.mean_ignoring_none([True, False, False, None]) == pytest.approx(1 / 3)
+    assert judge.mean_ignoring_none([]) is None and judge.mean_ignoring_none([None]) is None
+    assert judge.mean_ignoring_none(x for x in (2, 4)) == 3
 
 
 class Person:
@@ -230,14 +231,14 @@ class Person:
 
 @pytest.fixture
 def compare():
-    """compare(tasks, people): ppo.preference between ours and theirs, and who was asked: (row,
+    """compare(tasks, people): labeler.preference between ours and theirs, and who was asked: (row,
     person, what stood first)."""
 
     def compared(*found, people=5, seed=0):
         Person.met = []
         rows = [{"task": task | {"row": i}} for i, task in enumerate(found)]
         n = len(rows)
-        interval = ppo.preference(
+        interval = labeler.preference(
             rows,
             said(*["ours"] * n),
             said(*["theirs"] * n),
@@ -398,7 +399,7 @@ def test_the_judge_is_asked_about_each_response_with_its_own_task():
         "The fox eats berries.",
     ]
     responses = [{"text": text, "ended": i != 1} for i, text in enumerate(texts)]
-    assert [v.utility for v in ppo.judged(rows, responses)] == pytest.approx([1.0, 0.6, 0.0, 0.0])
+    assert [v.utility for v in judge.judge_all(rows, responses)] == pytest.approx([1.0, 0.6, 0.0, 0.0])
 
 
 def test_the_kl_to_the_reference_is_a_sum_over_tokens_and_a_mean_over_responses(
@@ -459,12 +460,12 @@ def arena(tmp_path_factory):
     write_world(world, text, sets)
     shape = GPTConfig(1024, 128, 1, 2, 8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "FOLDER", world)
+        patch.setattr(files, "FOLDER", world)
         for name, number in NUMBERS.items():
             network = RewardModel(shape) if name == "reward" else GPT(shape)
             network.transformer.wte.weight.data[0, 0] = number
             save_checkpoint(
-                out / f"{name}.pt", network, **stage_extra(model.Common(out=str(out)), name)
+                out / f"{name}.pt", network, **stage_extra(flags.BaseConfig(out=str(out)), name)
             )
         yield SimpleNamespace(
             evaluate=lambda **changes: record_evaluation(patch, str(out), **changes), world=world
@@ -517,10 +518,10 @@ def record_evaluation(patch, out, **changes):
         answer=answer,
         describe_model=describe_model,
         kl_to_reference=kl_to_reference,
-        preference=preference,
     ).items():
         patch.setattr(ppo, name, instead)
-    patch.setattr(reward, "measure", measure)
+    patch.setattr(labeler, "preference", preference)
+    patch.setattr(reward, "evaluate_reward_model", measure)
     seen.results, seen.rows, seen.responses = ppo.evaluate(ppo.Config(out=out, **changes))
     return seen
 
@@ -531,7 +532,7 @@ def judged_once(arena):
 
 
 def read(arena, name):
-    return prepare.read_jsonl(arena.world / f"{name}.jsonl")
+    return files.read_jsonl(arena.world / f"{name}.jsonl")
 
 
 def test_every_model_answers_every_evaluation_prompt_and_the_closed_ones_with_its_own_weights(
@@ -614,7 +615,7 @@ def test_the_ceiling_is_how_often_flawless_answers_are_preferred_to_the_sft_base
     arena, judged_once
 ):
     asked, perfect, theirs, *_ = judged_once.duels["perfect", "sft"]
-    assert all(v.utility == 1 for v in ppo.judged(asked, perfect))
+    assert all(v.utility == 1 for v in judge.judge_all(asked, perfect))
     assert theirs == said(*[f"sft|open|{i}" for i in range(520)])
     mean = 0.5 + 0.01 * (1 + list(judged_once.duels).index(("perfect", "sft")))
     assert judged_once.results["ceiling_vs_sft"] == pytest.approx([mean, mean - 0.1, mean + 0.1])
@@ -826,7 +827,7 @@ def test_the_dashboard_shows_proxy_gold_kl_length_values_and_entropy_of_both_fin
             {"step": step} | {key: start + 10 * i + step for i, key in enumerate(keys)}
             for step in range(3)
         ]
-        prepare.write(tmp_path / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        files.write(tmp_path / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     ppo.plot_dashboard(tmp_path)
     for i, (axis, word) in enumerate(
         zip(figure(), ("score", "gold", "KL", "length", "variance", "entropy"))
@@ -880,7 +881,7 @@ def test_five_prompts_of_different_use_cases_are_shown_with_the_answers_of_all_m
     """The first prompt of each; of a use case that was not drawn there is none."""
     cases = ["chat", "generation", "chat", "open_qa", "rewrite", "closed_qa", "generation"]
     rows = [{"use_case": case, "prompt": f"prompt {i}"} for i, case in enumerate(cases)]
-    ppo.side_by_side(rows, {name: said(*[f"{name} says {i}" for i in range(7)]) for name in MODELS})
+    figures.side_by_side(rows, {name: said(*[f"{name} says {i}" for i in range(7)]) for name in MODELS})
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     expected = []
     for i in (1, 3, 0, 5):
@@ -900,10 +901,10 @@ def test_peak_memory_is_in_megabytes_whatever_the_systems_unit(monkeypatch):
         lambda who: SimpleNamespace(ru_maxrss=300 * 1024 if who == resource.RUSAGE_SELF else 0),
     )
     monkeypatch.setattr(sys, "platform", "linux")
-    assert ppo.peak_memory() == 300
+    assert figures.peak_memory() == 300
     monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=300 * 1024**2))
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert ppo.peak_memory() == 300
+    assert figures.peak_memory() == 300
 
 
 # ---------------------------------------------------------------- the order of the whole run
@@ -915,7 +916,7 @@ def stages(tmp_path, monkeypatch, results):
     long as the one before it."""
     world = tmp_path / "world"
     world.mkdir()
-    for path in prepare.FOLDER.glob("*.jsonl"):
+    for path in files.FOLDER.glob("*.jsonl"):
         (world / path.name).symlink_to(path)
     seen, clock = [], SimpleNamespace(now=0.0, takes=1.0)
     now = lambda: clock.now
@@ -928,7 +929,7 @@ def stages(tmp_path, monkeypatch, results):
 
         return done
 
-    monkeypatch.setattr(prepare, "FOLDER", world)
+    monkeypatch.setattr(files, "FOLDER", world)
     monkeypatch.setattr(
         ppo,
         "time",
@@ -937,7 +938,7 @@ def stages(tmp_path, monkeypatch, results):
     monkeypatch.setattr(prepare, "corpus_texts", recorder("data"))
     for script, stage in ((model, "pretrain"), (sft, "sft"), (reward, "reward")):
         monkeypatch.setattr(script, "train", recorder(stage))
-    monkeypatch.setattr(ppo, "fit", recorder("ppo"))
+    monkeypatch.setattr(ppo, "train_policy", recorder("ppo"))
     monkeypatch.setattr(
         ppo,
         "evaluate",
@@ -1025,7 +1026,7 @@ def test_what_is_returned_is_what_is_written_and_the_table_is_shown(stages, resu
     written = (stages.out / "results.json").read_text(encoding="utf-8")
     assert json.loads(written) == json.loads(json.dumps(found))
     assert {key: found[key] for key in results} == results
-    assert found["peak_mb"] == pytest.approx(ppo.peak_memory(), rel=0.2)
+    assert found["peak_mb"] == pytest.approx(figures.peak_memory(), rel=0.2)
     assert ppo.table(found) in capsys.readouterr().out
 
 

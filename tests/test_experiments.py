@@ -17,7 +17,7 @@ import torch
 import model
 import ppo
 import reward
-from data import labeler, prepare, tasks, tokenizer
+from data import files, judge, labeler, prepare, tasks, tokenizer
 from notebooks import experiments
 from tests.test_evaluation import QUESTIONS, said
 from tests.test_ppo_loop import everywhere
@@ -180,8 +180,8 @@ def test_best_of_n_by_hand_for_four_samples(lab, monkeypatch):
         ],
     )
     monkeypatch.setattr(
-        ppo,
-        "judged",
+        judge,
+        "judge_all",
         lambda rows, responses: [
             SimpleNamespace(utility=float(r["text"] in "acx")) for r in responses
         ],
@@ -216,7 +216,7 @@ def test_best_of_n_asks_three_hundred_prompts_and_halves_its_samples(lab, monkey
 
     monkeypatch.setattr(ppo, "answer", answer)
     monkeypatch.setattr(reward, "score", lambda proxy, encoding, pairs: [1.0] * len(pairs))
-    monkeypatch.setattr(ppo, "judged", judged)
+    monkeypatch.setattr(judge, "judge_all", judged)
     curve = experiments.best_of_n(lab, lab.base(1), 16)
     assert [point["n"] for point in curve] == [1, 2, 4, 8]
     assert [point["proxy"] for point in curve] == pytest.approx([1] * 4)
@@ -316,7 +316,7 @@ def test_a_description_compares_a_policy_with_the_sft_baseline_and_measures_its_
         ],
     )
     monkeypatch.setattr(
-        ppo,
+        labeler,
         "preference",
         lambda rows, ours, theirs, rng, people: (
             len(rows),
@@ -327,7 +327,7 @@ def test_a_description_compares_a_policy_with_the_sft_baseline_and_measures_its_
         ),
     )
     found = experiments.describe(lab, lab.base(1), Path("runs/odd.pt"))
-    closed = len(prepare.read_jsonl(prepare.FOLDER / "prompts_closed.jsonl"))
+    closed = len(files.read_jsonl(files.FOLDER / "prompts_closed.jsonl"))
     assert found == {
         "of": "runs/odd",
         "rows": QUESTIONS,
@@ -365,7 +365,7 @@ def test_figure_1_compares_every_size_with_the_largest_sft_and_gpt_by_held_out_l
         lambda name, network, rows, generator: said(*[f"{network.name} as {name}"] * len(rows)),
     )
     monkeypatch.setattr(
-        ppo,
+        labeler,
         "preference",
         lambda rows, ours, theirs, rng, people: (
             ours[0]["text"],
@@ -375,8 +375,8 @@ def test_figure_1_compares_every_size_with_the_largest_sft_and_gpt_by_held_out_l
         ),
     )
     monkeypatch.setattr(
-        ppo,
-        "judged",
+        judge,
+        "judge_all",
         lambda rows, responses: [SimpleNamespace(utility=u) for u in (0.25, 0.75, 0.5)],
     )
     lab.more_rows = lambda n=0: QUESTIONS[:1]
@@ -427,7 +427,7 @@ def test_a_size_is_aligned_with_the_base_runs_reward_models_and_its_own_sft(
     for folder, names in (("seed1", ("reward_1", "ppo_1", "reward")), ("small1", ())):
         (tmp_path / folder).mkdir()
         for name in names:
-            prepare.write(tmp_path / folder / f"{name}.pt", f"{folder} {name}")
+            files.write(tmp_path / folder / f"{name}.pt", f"{folder} {name}")
     monkeypatch.setattr(experiments, "size_stages", lambda *_: stages)
     monkeypatch.setattr(experiments, "made", lambda config, name, *_: name in made)
     monkeypatch.setattr(model, "train", lambda config: did.append(("gpt", config)))
@@ -437,12 +437,12 @@ def test_a_size_is_aligned_with_the_base_runs_reward_models_and_its_own_sft(
         "keep_best_sft",
         lambda config, judge, rows: did.append(("best", config, judge, rows)),
     )
-    monkeypatch.setattr(ppo, "fit", lambda config, *rest: did.append((config, *rest)))
+    monkeypatch.setattr(ppo, "train_policy", lambda config, *rest: did.append((config, *rest)))
     config = stages["config"]
     experiments.grow(lab, "small", 1, ("gpt",))
     assert did == [("gpt", "shape")]
     assert experiments.grow(lab, "small", 1, experiments.ALL) == config
-    valid = prepare.read_jsonl(prepare.FOLDER / "prompts_valid.jsonl")
+    valid = files.read_jsonl(files.FOLDER / "prompts_valid.jsonl")
     assert did[1:] == [
         ("gpt", "shape"),
         ("sft", "epochs"),
@@ -486,8 +486,8 @@ def test_truthfulness_is_the_share_of_false_premises_put_right(lab, tmp_path, mo
         ),
     )
     monkeypatch.setattr(
-        ppo,
-        "judged",
+        judge,
+        "judge_all",
         lambda rows, name: [
             SimpleNamespace(utility=u)
             for u in ((1.0, 0.5, 0.9995) if name == "sft" else (0.0, 0.0, 0.99))
@@ -555,7 +555,7 @@ def test_a_policy_of_an_experiment_is_the_base_runs_but_for_its_changes(tmp_path
     fitted, lab = [], experiments.Lab.__new__(experiments.Lab)
     lab.base = lambda seed: ppo.Config(seed=seed, out=str(tmp_path), iterations=7)
     monkeypatch.setattr(experiments, "made", lambda config, name, *_: name == "known")
-    monkeypatch.setattr(ppo, "fit", lambda *given: fitted.append(given))
+    monkeypatch.setattr(ppo, "train_policy", lambda *given: fitted.append(given))
     path, config = experiments.Lab.policy(lab, 2, "odd", 0.3, beta=0.5)
     assert path == tmp_path / "odd.pt"
     assert config == ppo.Config(seed=2, out=str(tmp_path), iterations=7, beta=0.5)
@@ -576,7 +576,7 @@ def test_over_optimisation_climbs_a_reward_model_of_n_rankings_without_a_penalty
             {"step": i, "kl": i, "score": 10 + i, "gold": 0.1 * i, "reward": 99} for i in range(3)
         ]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        prepare.write(Path(config.out) / "ppo.jsonl", text)
+        files.write(Path(config.out) / "ppo.jsonl", text)
 
     def learn(settings, ranked):
         did["ranked"] = ranked
@@ -585,17 +585,17 @@ def test_over_optimisation_climbs_a_reward_model_of_n_rankings_without_a_penalty
     lab.beside = lambda config, name: dataclasses.replace(config, out=str(tmp_path))
     monkeypatch.setattr(experiments, "made", lambda *_: False)
     monkeypatch.setattr(
-        reward,
+        files,
         "read_rankings",
         lambda path: list(range(1_000)) if where(path) == "seed2/rankings" else None,
     )
     monkeypatch.setattr(reward, "fit", learn)
     monkeypatch.setattr(reward, "centre", lambda proxy, encoding: did.update(centred=proxy))
-    monkeypatch.setattr(model, "stage_extra", lambda *_: {})
+    monkeypatch.setattr(files, "stage_extra", lambda *_: {})
     monkeypatch.setattr(
         model, "save_checkpoint", lambda path, proxy, **extra: did.update(saved=(path, proxy))
     )
-    monkeypatch.setattr(ppo, "fit", fit)
+    monkeypatch.setattr(ppo, "train_policy", fit)
     monkeypatch.setattr(experiments, "best_of_n", lambda lab, config, N: (config.out, N))
     found = experiments.optimise_against(lab, 2, 300)
     assert len(did["ranked"]) == len(set(did["ranked"])) == 300
@@ -631,7 +631,7 @@ def test_a_fold_leaves_a_fifth_of_the_labelers_out_and_tests_on_prompts_that_wer
         return "proxy", []
 
     lab.beside = lambda config, name: config
-    monkeypatch.setattr(reward, "read_rankings", lambda path: lines)
+    monkeypatch.setattr(files, "read_rankings", lambda path: lines)
     monkeypatch.setattr(reward, "rank", rank)
     monkeypatch.setattr(reward, "fit", fit)
     monkeypatch.setattr(
@@ -662,13 +662,13 @@ def test_a_fold_leaves_a_fifth_of_the_labelers_out_and_tests_on_prompts_that_wer
             assert [line["line"] for line in report["outside"]] == tested
             assert did["learnt"][0]["opinions"] == 5
             assert report["inside"][0]["opinions"] == report["outside"][0]["opinions"] == 1
-    assert sorted(left_out) == sorted(p.name for p in labeler.labelers("train"))
+    assert sorted(left_out) == sorted(p.name for p in labeler.get_labelers("train"))
 
 
 def test_both_groups_of_labelers_compare_the_same_answers_of_ppo_ptx_and_sft(lab, monkeypatch):
     monkeypatch.setattr(ppo, "answer", lambda name, network, rows, generator: (name, network))
     monkeypatch.setattr(
-        ppo,
+        labeler,
         "preference",
         lambda rows, ours, theirs, rng, people: (rows, ours, theirs, people[0].name, len(people)),
     )
@@ -694,8 +694,8 @@ def test_a_dial_changes_the_people_while_models_are_trained_and_not_who_judges_t
 ):
     """Demonstrations with other slips, rankings with other noise, other samples; one round has as
     many prompts as two."""
-    seen, world, usual = {}, prepare.FOLDER, [("sft", None, 1.0)] * 4 + [("sft_hot", None, 1.3)]
-    monkeypatch.setattr(reward, "samplers", lambda config: (usual, ["odd"]))
+    seen, world, usual = {}, files.FOLDER, [("sft", None, 1.0)] * 4 + [("sft_hot", None, 1.3)]
+    monkeypatch.setattr(reward, "response_sources", lambda config: (usual, ["odd"]))
     monkeypatch.setattr(
         experiments, "other_people", lambda world, folder, slips: (world, folder, slips)
     )
@@ -707,24 +707,24 @@ def test_a_dial_changes_the_people_while_models_are_trained_and_not_who_judges_t
             config=config,
             rounds=rounds,
             ranking=ranking,
-            folder=prepare.FOLDER,
+            folder=files.FOLDER,
             noise=labeler.NOISE,
-            samplers=reward.samplers(None),
+            samplers=reward.response_sources(None),
         ),
     )
     monkeypatch.setattr(
         ppo, "answer", lambda name, network, rows, generator: said(network, network)
     )
     monkeypatch.setattr(
-        ppo,
-        "judged",
+        judge,
+        "judge_all",
         lambda rows, responses: [
             SimpleNamespace(utility=0.5 + responses[0]["text"].endswith("ppo")),
             SimpleNamespace(utility=0.0),
         ],
     )
     monkeypatch.setattr(
-        ppo,
+        labeler,
         "preference",
         lambda rows, ours, theirs, rng, people: (
             where(ours[0]["text"]),
@@ -747,7 +747,7 @@ def test_a_dial_changes_the_people_while_models_are_trained_and_not_who_judges_t
     assert seen["base"] == lab.base(2)
     assert seen["config"] == dataclasses.replace(lab.base(2), out=str(out), iterations=15)
     assert out != Path(lab.base(2).out)
-    assert prepare.FOLDER is world and usual_noise == 0.2
+    assert files.FOLDER is world and usual_noise == 0.2
     assert found == {
         "sft": 0.25,
         "ppo": 0.75,
@@ -757,20 +757,20 @@ def test_a_dial_changes_the_people_while_models_are_trained_and_not_who_judges_t
 
 def test_a_dial_is_turned_back_when_training_fails(lab, monkeypatch):
     def fails(*_):
-        assert (prepare.FOLDER, labeler.NOISE) == ("elsewhere", 2 * before[1])
+        assert (files.FOLDER, labeler.NOISE) == ("elsewhere", 2 * before[1])
         raise KeyboardInterrupt
 
-    before = prepare.FOLDER, labeler.NOISE, reward.samplers
+    before = files.FOLDER, labeler.NOISE, reward.response_sources
     monkeypatch.setattr(experiments, "other_people", lambda *_: "elsewhere")
     monkeypatch.setattr(experiments, "train_in", fails)
     with pytest.raises(KeyboardInterrupt):
         experiments.turn(lab, 1, "x", noise=2.0, odd=False)
-    assert (prepare.FOLDER, labeler.NOISE, reward.samplers) == before
+    assert (files.FOLDER, labeler.NOISE, reward.response_sources) == before
 
 
 def test_other_people_are_the_same_people_with_other_slips(tmp_path):
     """Without slips every demonstration is flawless; the prompts and who answers them stay."""
-    world, people = tmp_path / "world", labeler.labelers("train")
+    world, people = tmp_path / "world", labeler.get_labelers("train")
     world.mkdir()
     drawn = prepare.draw_prompts({"demonstrations": 40}, 5)["demonstrations"]
     rows = [
@@ -778,12 +778,12 @@ def test_other_people_are_the_same_people_with_other_slips(tmp_path):
         for i, task in enumerate(drawn)
     ]
     rows = json.loads(json.dumps(rows))
-    prepare.write(world / "demonstrations.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    files.write(world / "demonstrations.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     (world / "corpus.txt").write_text("The fox.", encoding="utf-8", newline="\n")
     (world / "notes.md").write_text("not of the world", encoding="utf-8", newline="\n")
     for slips in (0.0, 1.0):
         folder = experiments.other_people(world, tmp_path / f"slips {slips}", slips)
-        found = prepare.read_jsonl(folder / "demonstrations.jsonl")
+        found = files.read_jsonl(folder / "demonstrations.jsonl")
         assert [row | {"completion": "?"} for row in found] == rows
         assert sorted(p.name for p in folder.iterdir()) == ["corpus.txt", "demonstrations.jsonl"]
         assert [row["completion"] for row in found] == [
@@ -1149,7 +1149,7 @@ def test_an_experiment_goes_on_where_it_stopped_and_adds_up_its_time(tmp_path, m
 
     def measured(value):
         assert [file.name for file in (tmp_path / "runs").iterdir()] == [".kl_sweep.lock"]
-        return noted(standing, set(prepare.read_json(path)["rows"]), value)
+        return noted(standing, set(files.read_json(path)["rows"]), value)
 
     def jobs(lab):
         for seed in (1, 2):
@@ -1186,7 +1186,7 @@ def test_a_single_seed_is_called_one(tmp_path, monkeypatch):
         experiments, "EXPERIMENTS", {"x": (None, lambda rows, axes: "So it is.", "")}
     )
     rows = {"fold 0 seed 3": 1, "fold 1 seed 3": 2}
-    prepare.write(tmp_path / "x.json", json.dumps({"rows": rows}))
+    files.write(tmp_path / "x.json", json.dumps({"rows": rows}))
     assert experiments.draw("x", tmp_path) == "So it is. (Seed 3.)"
 
 
@@ -1197,11 +1197,11 @@ def test_further_prompts_are_in_no_committed_set_and_no_question_of_the_corpus(
     """The prompt that would be drawn first is known: it does not come."""
     drawn = prepare.draw_prompts({"prompts_eval": 5}, prepare.SEED + 1)["prompts_eval"]
     first, text = tasks.prompt(drawn[0]), "The fox."
-    monkeypatch.setattr(prepare, "FOLDER", tmp_path)
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
     for name in prepare.SIZES:
         known = stands_in == "a set" and name == "prompts_rm"
         row = {"prompt": first if known else "Hi"}
-        prepare.write(tmp_path / f"{name}.jsonl", json.dumps(row) + "\n")
+        files.write(tmp_path / f"{name}.jsonl", json.dumps(row) + "\n")
     if stands_in == "the corpus":
         text += f"\n\nQuestion: {first}\nAnswer: Yes."
     prepare.write_corpus(tmp_path, text + "\n", known=False)
@@ -1276,9 +1276,9 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
     monkeypatch.setattr(
         model, "load_checkpoint", lambda path: {"extra": {"of": where(path), "world": "old"}}
     )
-    monkeypatch.setattr(model, "world_hash", lambda: "new")
+    monkeypatch.setattr(files, "world_hash", lambda: "new")
     monkeypatch.setattr(
-        model, "stage_extra", lambda settings, stage, made_from: {"made_from": made_from}
+        files, "stage_extra", lambda settings, stage, made_from: {"made_from": made_from}
     )
     monkeypatch.setattr(
         model,
@@ -1289,7 +1289,7 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
     )
     monkeypatch.setattr(
         experiments.sft,
-        "fit",
+        "finetune",
         lambda settings, name, epochs, mix, after: noted(did, ("sft", name, epochs, mix), network),
     )
 
@@ -1298,7 +1298,7 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
         (Path(config.out) / "reward_1.pt").write_text("of round 1", encoding="utf-8", newline="\n")
 
     monkeypatch.setattr(reward, "train", train)
-    monkeypatch.setattr(ppo, "fit", lambda settings, *rest: did.append(("ppo", settings, *rest)))
+    monkeypatch.setattr(ppo, "train_policy", lambda settings, *rest: did.append(("ppo", settings, *rest)))
     experiments.train_in(lab, base, config, rounds, {"k": 6})
     assert stored["gpt.pt"] == ("seed1/gpt", {"of": "seed1/gpt", "world": "new"})
     assert stored["sft_mix.pt"] == stored["sft_epochs/01.pt"] == (network, {"made_from": ["gpt"]})

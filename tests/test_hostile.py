@@ -12,8 +12,9 @@ import model
 import ppo
 import reward
 import sft
-from data import prepare, tokenizer
-from model import GPT, GPTConfig, UserError, generate, load_model, save_checkpoint
+from data import files, flags, tokenizer
+from data.files import UserError, save_checkpoint
+from model import GPT, GPTConfig, generate, load_model
 from reward import RewardModel, load_reward_model, read_rankings
 
 LINE = {"prompt": "Name two colours.", "use_case": "brainstorming", "task": {"kind": "name", "what": "colour", "n": 2, "phrasing": 0},
@@ -43,7 +44,7 @@ def jsonl_case(rng, path):
     """A data file with one bad line; returns (reader, number of the line)."""
     lines, bad = [json.dumps(LINE).encode() for _ in range(5)], rng.randrange(5)
     reader, keys = rng.choice([(lambda p: sft.read_demonstrations(tokenizer.load_cached(), p), ["prompt", "completion"]),
-                               (lambda p: prepare.read_jsonl(p, **prepare.PROMPT), ["prompt", "use_case", "task"]),
+                               (lambda p: files.read_jsonl(p, prompt=str, use_case=str, task=dict), ["prompt", "use_case", "task"]),
                                (read_rankings, ["prompt", "task", "responses", "ranks", "round"])])
     kind, key = rng.randrange(5), rng.choice(keys)
     if kind == 0:
@@ -106,7 +107,7 @@ def test_a_thousand_bad_inputs(tmp_path, capsys):
     for _ in range(250):
         config, name, value = flag_case(rng)
         with pytest.raises(SystemExit) as stopped:
-            model.parse_flags(config, "", [f"--{name}={value}"])
+            flags.parse_flags(config, "", [f"--{name}={value}"])
         assert stopped.value.code == 2 and f"--{name}" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -125,7 +126,7 @@ def test_empty_and_endless_responses_are_scored_and_special_tokens_are_plain_tex
     pairs = [("Hi", {"text": "", "ended": False}), ("", {"text": "", "ended": True}), ("<|endoftext|><|pad|>", {"text": "<|pad|>", "ended": True})]
     assert len(reward.score(RewardModel(config), encoding, pairs)) == 3
     ids = tokenizer.prompt_ids(encoding, "<|endoftext|><|pad|>")
-    assert ids.count(encoding.eot_token) == 1 and config.pad not in ids
+    assert ids.count(encoding.eot_token) == 1 and config.pad_id not in ids
     with pytest.raises(ValueError, match="do not fit into the context of 48"):
         generate(tiny, [[1] * 47], 2)
 
@@ -137,8 +138,8 @@ def test_empty_and_endless_responses_are_scored_and_special_tokens_are_plain_tex
 def test_a_script_that_cannot_run_says_why_in_its_last_line(flags, tmp_path):
     out = tmp_path / "out"
     if flags[0] == "sft.py":
-        save_checkpoint(out / "gpt.pt", GPT(GPTConfig(n_layer=1)), **model.stage_extra(model.Config(out=str(out)), "pretrain"))
-    done = subprocess.run([sys.executable, flags[0], *flags[1:], "--out", str(out)], cwd=prepare.FOLDER.parent, capture_output=True, encoding="utf-8", errors="replace")
+        save_checkpoint(out / "gpt.pt", GPT(GPTConfig(n_layer=1)), **files.stage_extra(model.Config(out=str(out)), "pretrain"))
+    done = subprocess.run([sys.executable, flags[0], *flags[1:], "--out", str(out)], cwd=files.FOLDER.parent, capture_output=True, encoding="utf-8", errors="replace")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert (flags[1] in done.stderr or flags[2] in done.stderr) and done.stderr.strip().splitlines()[-1].startswith(("error: ", "usage", flags[0]))
 
@@ -149,7 +150,7 @@ def test_trouble_ends_in_one_line_and_exit_code_2(trouble, words, capsys):
     def work():
         raise trouble
     with pytest.raises(SystemExit) as stopped:
-        prepare.guarded(work)
+        flags.guarded(work)
     lines = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0]
 
@@ -166,7 +167,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
         with pytest.raises(UserError, match="model.pt cannot be written.*untouched"):
             save_checkpoint(path, GPT(GPTConfig()))
         with pytest.raises(UserError, match="text cannot be written.*untouched"):
-            prepare.write(tmp_path / "text", "x" * 1_000_000)
+            files.write(tmp_path / "text", "x" * 1_000_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert path.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["model.pt"]

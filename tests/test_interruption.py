@@ -14,19 +14,19 @@ if sys.platform == "win32":
     pytest.skip("Windows has no SIGKILL", allow_module_level=True)
 from signal import SIG_DFL, SIGINT, SIGKILL, signal  # noqa: E402
 
-from data import prepare
+from data import files, prepare
 from tests.test_pipeline import SIZES
 
 RUN = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
-import model, ppo
-from data import prepare
+import ppo
+from data import files, flags
 from tests.test_pipeline import settings
 from pathlib import Path
-prepare.FOLDER, stages, sys.argv = Path(sys.argv[2]), settings(sys.argv[3]), sys.argv[:1]
-model.run_script(lambda _: ppo.run(**stages), ppo.Config, "")
+files.FOLDER, stages, sys.argv = Path(sys.argv[2]), settings(sys.argv[3]), sys.argv[:1]
+flags.run_script(lambda _: ppo.run(**stages), ppo.Config, "")
 """
 # Where to stop it and how: as soon as this file of the output folder has so many lines. SIGINT is Ctrl-C.
 POINTS = [("gpt.jsonl", 8, SIGKILL), ("sft.jsonl", 3, SIGINT), ("sft_mix.jsonl", 1, SIGKILL), ("reward_1.jsonl", 20, SIGKILL), ("reward_2.jsonl", 40, SIGKILL),
@@ -36,7 +36,7 @@ POINTS = [("gpt.jsonl", 8, SIGKILL), ("sft.jsonl", 3, SIGINT), ("sft_mix.jsonl",
 def start(world, out):
     """The tiny pipeline in a process of its own, which heeds Ctrl-C even where the tests run in the background and ignore it."""
     with open(f"{out}.stderr", "w", encoding="utf-8", newline="\n") as errors:
-        return subprocess.Popen([sys.executable, "-c", RUN, str(prepare.FOLDER.parent), str(world), str(out)], stdout=subprocess.DEVNULL, stderr=errors,
+        return subprocess.Popen([sys.executable, "-c", RUN, str(files.FOLDER.parent), str(world), str(out)], stdout=subprocess.DEVNULL, stderr=errors,
                                 preexec_fn=lambda: signal(SIGINT, SIG_DFL))
 
 

@@ -9,8 +9,9 @@ import torch
 
 import ppo
 import reward
-from data import tasks, tokenizer
-from model import GPT, GPTConfig, corpus_loss, load_model, logprobs, pad_batch, save_checkpoint
+from data import labeler, tasks, tokenizer
+from data.files import save_checkpoint
+from model import GPT, GPTConfig, corpus_loss, load_model, logprobs, pad_batch
 from ppo import at_responses, gae, kl_estimates, policy_loss, token_rewards, value_loss, whiten
 from reward import RewardModel, ranking_loss
 from sft import sft_batch, sft_loss
@@ -34,8 +35,8 @@ class Bigram(torch.nn.Module):
                                                [.1, .1, .1, .6, .1],        # after 2
                                                [.2, .2, .2, .2, .2], [.2, .2, .2, .2, .2]).log())
 
-    def forward(self, idx, wanted=None):
-        return self.logits[idx if wanted is None else idx[wanted]]
+    def forward(self, idx, select=None):
+        return self.logits[idx if select is None else idx[select]]
 
 
 def test_only_the_response_is_learnt_and_its_end_too():
@@ -112,8 +113,8 @@ def test_responses_that_share_a_row_score_as_if_alone(encoding):
     lines = [{"prompt": p, "responses": [{"text": t, "ended": e} for t, e in responses], "ranks": list(range(len(responses)))}
              for p, responses in [("Name two colours.", [("I think of red.", True), ("Blue", False), ("", True)]), ("Hi", [("Go away, you fool.", True), ("No.", True)])]]
     model = reward_model(GPTConfig(encoding.n_vocab, 64, 2, 2, 16)).double()
-    idx, positions, visible, last, _ = reward.ranking_batch(lines, encoding, model.config.pad, "cpu")
-    together = torch.cat([row[:len(line["responses"])] for row, line in zip(model.values(idx, positions=positions, visible=visible).gather(1, last), lines)])
+    idx, positions, attn_mask, last, _ = reward.ranking_batch(lines, encoding, model.config.pad_id, "cpu")
+    together = torch.cat([row[:len(line["responses"])] for row, line in zip(model.values(idx, positions=positions, attn_mask=attn_mask).gather(1, last), lines)])
     (together ** 2).sum().backward()
     shared = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
@@ -458,7 +459,7 @@ def test_a_step_is_the_same_in_however_many_parts_it_is_worked_out(players, monk
     assert len(set(batch["mask"].sum(1).tolist())) > 1                  # or every part would have the same share of the tokens
 
     def step(at_once):
-        monkeypatch.setattr(ppo, "AT_ONCE", at_once)
+        monkeypatch.setattr(ppo, "MICRO_BATCH", at_once)
         for net, state in zip((players.policy, players.value_net), start):
             net.load_state_dict(state)
         metrics = [ppo.update(batch, torch.arange(8), players.policy, players.value_net, players.sgd(), players.config) for _ in range(2)]
@@ -512,5 +513,5 @@ def test_no_side_of_a_comparison_has_an_advantage():
         def prefer(self, task, a, b):
             return 1
     responses = [{"text": "", "ended": True}] * 2_000
-    mean, low, high = ppo.preference([{"task": {}}] * 2_000, responses, responses, random.Random(0), [First()] * 5)
+    mean, low, high = labeler.preference([{"task": {}}] * 2_000, responses, responses, random.Random(0), [First()] * 5)
     assert mean == pytest.approx(0.5, abs=0.03) and low < 0.5 < high

@@ -13,8 +13,10 @@ import model
 import ppo
 import reward
 import sft
-from data import prepare
-from model import GPT, Common, GPTConfig, MetricLog, UserError, cosine, generate, load_checkpoint, load_model, logprobs, made, parse_flags, save_checkpoint
+from data import files, flags
+from data.files import MetricLog, UserError, load_checkpoint, made, save_checkpoint
+from data.flags import BaseConfig, parse_flags
+from model import GPT, GPTConfig, cosine, generate, load_model, logprobs
 
 
 def prompts_of_unequal_length():
@@ -28,9 +30,9 @@ def prompts_of_unequal_length():
 def greedy_without_cache(gpt, prompt, max_new_tokens):
     """The definition: read everything again for every token, take the likeliest that is not <|pad|>."""
     response = []
-    while len(response) < max_new_tokens and (not response or response[-1] != gpt.config.end):
+    while len(response) < max_new_tokens and (not response or response[-1] != gpt.config.eos_id):
         logits = gpt(torch.tensor([prompt + response]))[0, -1]
-        logits[gpt.config.pad] = -math.inf
+        logits[gpt.config.pad_id] = -math.inf
         response.append(int(logits.argmax()))
     return response
 
@@ -63,20 +65,20 @@ def test_samples_are_drawn_from_the_distribution_that_is_scored(tiny):
 
 def test_a_response_keeps_its_end_of_text_and_nothing_after_it(tiny):
     responses = generate(tiny, [[1, 2, 3]] * 300, 30, 1.5, torch.Generator().manual_seed(0))
-    assert any(response[-1] == tiny.config.end for response in responses)
+    assert any(response[-1] == tiny.config.eos_id for response in responses)
     for response in responses:
-        assert tiny.config.end not in response[:-1]
-        assert response[-1] == tiny.config.end or len(response) == 30
+        assert tiny.config.eos_id not in response[:-1]
+        assert response[-1] == tiny.config.eos_id or len(response) == 30
 
 
 def test_pad_is_never_sampled_even_if_the_model_wants_nothing_else(tiny):
     with torch.no_grad():
         tiny.transformer.ln_f.bias.fill_(1.0)
-        tiny.transformer.wte.weight[tiny.config.pad] = 5.0
-        assert tiny(torch.tensor([[1, 2]]))[0, -1].argmax() == tiny.config.pad
+        tiny.transformer.wte.weight[tiny.config.pad_id] = 5.0
+        assert tiny(torch.tensor([[1, 2]]))[0, -1].argmax() == tiny.config.pad_id
     for temperature in (0, 1.0):
         responses = generate(tiny, prompts_of_unequal_length(), 20, temperature, torch.Generator().manual_seed(0))
-        assert all(tiny.config.pad not in response for response in responses)
+        assert all(tiny.config.pad_id not in response for response in responses)
 
 
 def test_a_seed_repeats_a_sample(tiny):
@@ -116,7 +118,7 @@ def test_logprobs_are_log_softmax_with_pad_left_out(tiny, temperature):
 
 @torch.no_grad()
 def test_the_probabilities_of_all_tokens_but_pad_sum_to_one(tiny):
-    distribution = model.distribution(tiny(torch.tensor([[3, 1, 4]])), 1.0, tiny.config.pad).exp()
+    distribution = model.distribution(tiny(torch.tensor([[3, 1, 4]])), 1.0, tiny.config.pad_id).exp()
     assert torch.allclose(distribution[..., :63].sum(-1), torch.ones(1, 3))
     assert (distribution[..., 63] == 0).all()
 
@@ -124,7 +126,7 @@ def test_the_probabilities_of_all_tokens_but_pad_sum_to_one(tiny):
 @torch.no_grad()
 def test_only_wanted_logprobs_are_worked_out(tiny):
     idx, wanted = torch.randint(0, 62, (2, 6)), torch.tensor([[False, True, True, False, False], [False, False, False, False, True]])
-    assert torch.allclose(logprobs(tiny, idx, wanted=wanted), logprobs(tiny, idx) * wanted, atol=1e-5)
+    assert torch.allclose(logprobs(tiny, idx, select=wanted), logprobs(tiny, idx) * wanted, atol=1e-5)
 
 
 @torch.no_grad()
@@ -177,7 +179,7 @@ def test_a_flipped_byte_anywhere_is_noticed_or_harmless(tiny, tmp_path):
         path.write_bytes(raw)
         try:
             saved = load_checkpoint(path)
-            assert saved["sha256"] == sha == model.fingerprint(saved["state"], saved["kind"], saved["config"], saved["extra"])
+            assert saved["sha256"] == sha == files.fingerprint(saved["state"], saved["kind"], saved["config"], saved["extra"])
         except UserError as error:
             assert "a.pt" in str(error)
             noticed += 1
@@ -235,7 +237,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, write):
 
 
 @dataclass
-class Stage(Common):
+class Stage(BaseConfig):
     """The settings of some stage."""
     lr: float = 0.1             # learning rate
 
@@ -243,22 +245,22 @@ class Stage(Common):
 def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path):
     config = Stage(seed=1, out=str(tmp_path))
     assert not made(config, "parent")
-    save_checkpoint(tmp_path / "parent.pt", tiny, **model.stage_extra(config, "parent"))
-    save_checkpoint(tmp_path / "child.pt", tiny, **model.stage_extra(config, "child", made_from=["parent"]))
+    save_checkpoint(tmp_path / "parent.pt", tiny, **files.stage_extra(config, "parent"))
+    save_checkpoint(tmp_path / "child.pt", tiny, **files.stage_extra(config, "child", made_from=["parent"]))
     assert made(config, "parent") and made(config, "child", {"lr": 0.1})
     with pytest.raises(UserError, match="parent.pt.*seed 1, not 2"):
         made(Stage(seed=2, out=str(tmp_path)), "parent")
     with pytest.raises(UserError, match="child.pt.*--lr 0.1, not 0.2"):
         made(config, "child", {"lr": 0.2})
-    save_checkpoint(tmp_path / "parent.pt", tiny, **model.stage_extra(Stage(seed=1, out=str(tmp_path), lr=0.2), "parent"))
+    save_checkpoint(tmp_path / "parent.pt", tiny, **files.stage_extra(Stage(seed=1, out=str(tmp_path), lr=0.2), "parent"))
     with pytest.raises(UserError, match="child.pt.*parent.pt"):
         made(config, "child")
 
 
 def test_a_checkpoint_of_another_world_is_refused(tiny, tmp_path, monkeypatch):
     config = Stage(out=str(tmp_path))
-    save_checkpoint(tmp_path / "a.pt", tiny, **model.stage_extra(config, "a"))
-    monkeypatch.setattr(prepare, "world_hash", lambda: "another")
+    save_checkpoint(tmp_path / "a.pt", tiny, **files.stage_extra(config, "a"))
+    monkeypatch.setattr(files, "world_hash", lambda: "another")
     with pytest.raises(UserError, match="a.pt.*another world"):
         made(config, "a")
 
@@ -268,7 +270,7 @@ def test_a_missing_earlier_stage_is_named_with_the_command_that_makes_it(tmp_pat
         with pytest.raises(UserError, match=f"python {script}"):
             stage.train(stage.Config(out=str(tmp_path)))
     with pytest.raises(UserError, match="python sft.py"):
-        ppo.fit(ppo.Config(out=str(tmp_path)), "ppo", "reward", 1, 0.0)
+        ppo.train_policy(ppo.Config(out=str(tmp_path)), "ppo", "reward", 1, 0.0)
 
 
 # ---------------------------------------------------------------- flags, schedule, log
@@ -310,7 +312,7 @@ def test_flags_become_the_config():
 def test_the_users_errors_are_one_line_and_exit_code_2(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["sft.py", "--out", "/proc/nowhere"])
     with pytest.raises(SystemExit) as stopped:
-        model.run_script(sft.train, sft.Config, sft.__doc__)
+        flags.run_script(sft.train, sft.Config, sft.__doc__)
     assert stopped.value.code == 2 and capsys.readouterr().err.strip().startswith("error: ")
 
 
@@ -339,7 +341,7 @@ def test_muon_takes_the_steps_of_torchs_own():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_training_that_diverges_stops(tmp_path, value):
-    log = MetricLog(Common(out=str(tmp_path)), "run")
+    log = MetricLog(BaseConfig(out=str(tmp_path)), "run")
     log.write(step=6, loss=1.5)
     with pytest.raises(UserError, match="loss became .* at step 7"):
         log.write(step=7, loss=value)
@@ -349,6 +351,6 @@ def test_training_that_diverges_stops(tmp_path, value):
 def test_a_bad_line_of_a_data_file_is_named(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n', encoding="utf-8", newline="\n")
     with pytest.raises(UserError, match="rows.jsonl, line 2"):
-        prepare.read_jsonl(tmp_path / "rows.jsonl")
+        files.read_jsonl(tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match="missing.jsonl"):
-        prepare.read_jsonl(tmp_path / "missing.jsonl")
+        files.read_jsonl(tmp_path / "missing.jsonl")

@@ -56,7 +56,7 @@ def twin(model):
     transformers = pytest.importorskip("transformers")
     c = model.config
     config = transformers.GPT2Config(vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
-                                     resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=c.end, eos_token_id=c.end, pad_token_id=c.pad, num_labels=1)
+                                     resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=c.eos_id, eos_token_id=c.eos_id, pad_token_id=c.pad_id, num_labels=1)
     other = (transformers.GPT2LMHeadModel if isinstance(model, GPT) else transformers.GPT2ForSequenceClassification)(config).double().eval()
     missing, unexpected = other.load_state_dict(renamed(model.state_dict()), strict=False)
     assert not missing and not unexpected, "the parameter names are GPT-2's"
@@ -213,7 +213,7 @@ def trl_update(policy, reference, value_net, reward_model, prompts, responses, c
     """The same episodes through trl's PPOTrainer: (policy, value model, recorder)."""
     module = pytest.importorskip("trl.experimental.ppo.ppo_trainer")
     transformers, tokenizers, datasets = (pytest.importorskip(name) for name in ("transformers", "tokenizers", "datasets"))
-    end, pad, n = policy.config.end, policy.config.pad, len(prompts)
+    end, pad, n = policy.config.eos_id, policy.config.pad_id, len(prompts)
     words = {f"t{i}": i for i in range(end)} | {"<|endoftext|>": end, "<|pad|>": pad}
     words = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "t0")),
                                                  eos_token="<|endoftext|>", pad_token="<|pad|>", unk_token="t0", padding_side="left")

@@ -13,8 +13,10 @@ import model
 import ppo
 import reward
 import sft
-from data import judge, prepare
-from model import UserError, load_checkpoint, load_model
+from data import files, flags, judge, prepare
+from data.files import UserError, load_checkpoint
+from model import load_model
+from notebooks import lesson
 
 WEIGHTS = ["gpt", "sft_mix", "reward_1", "sft", "ppo_1", "reward", "ppo", "ppo_ptx"]
 SIZES = {"demonstrations": 300, "prompts_rm": 1000, "prompts_rl": 400, "prompts_valid": 100, "prompts_eval": 60, "prompts_closed": 30}
@@ -57,7 +59,7 @@ def finished(tmp_path_factory):
     world, out = tmp_path_factory.mktemp("world"), tmp_path_factory.mktemp("out")
     prepare.prepare(world, SIZES, corpus_words=60_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "FOLDER", world)
+        patch.setattr(files, "FOLDER", world)
         stages = settings(out)
         yield Run(stages, out, ppo.run(**stages))
 
@@ -89,7 +91,7 @@ def test_the_reward_model_learns_preferences_that_hold_on_unseen_prompts(finishe
 
 
 def test_demonstrations_score_0_on_average(finished, encoding):
-    rows = prepare.read_jsonl(prepare.FOLDER / "demonstrations.jsonl")
+    rows = files.read_jsonl(files.FOLDER / "demonstrations.jsonl")
     scores = reward.score(reward.load_reward_model(finished.out / "reward.pt"), encoding, [(row["prompt"], {"text": row["completion"], "ended": True}) for row in rows])
     assert mean(scores) == pytest.approx(0, abs=1e-3)
 
@@ -113,7 +115,7 @@ def test_pretraining_gradients_keep_the_corpus_loss_down(finished):
 
 
 def test_all_rankings_are_kept_with_both_rounds_and_known_samplers(finished):
-    lines = prepare.read_jsonl(finished.out / "rankings.jsonl")
+    lines = files.read_jsonl(finished.out / "rankings.jsonl")
     assert {line["round"] for line in lines} == {1, 2}
     wrote = {round: {response["sampler"] for line in lines if line["round"] == round for response in line["responses"]} for round in (1, 2)}
     usual = {"sft", "sft_mix", "sft_hot", "gpt", "other_prompt", "sft_again", "sft_mix_again"}
@@ -125,7 +127,7 @@ def test_all_rankings_are_kept_with_both_rounds_and_known_samplers(finished):
 
 def test_a_trace_adds_up(finished):
     """Row by row: the KL, the penalty it costs, and the return that advantage and value make."""
-    rows = ppo.trace("Name two colours.", ppo.Config(out=str(finished.out)))        # beta is the checkpoint's, not this default
+    rows = lesson.trace("Name two colours.", ppo.Config(out=str(finished.out)))        # beta is the checkpoint's, not this default
     assert 1 <= len(rows) <= reward.MAX_NEW_TOKENS
     for row in rows:
         assert row["kl"] == pytest.approx(row["logprob"] - row["ref_logprob"]) and row["return"] == pytest.approx(row["advantage"] + row["value"], abs=1e-5)
@@ -180,11 +182,11 @@ def test_no_weight_depends_on_the_gold_judge(finished, tmp_path, monkeypatch):
     shutil.copytree(finished.out / "sft_epochs", tmp_path / "sft_epochs")
     stages = settings(tmp_path)
     reward.train(stages["reward_1"])
-    ppo.fit(stages["config"], "ppo_1", "reward_1", stages["config"].iterations_1, 0.0)
+    ppo.train_policy(stages["config"], "ppo_1", "reward_1", stages["config"].iterations_1, 0.0)
     assert len(asked) > 500
     for name in ("reward_1", "sft", "ppo_1", "ppo_1_value"):
         assert load_checkpoint(tmp_path / f"{name}.pt")["sha256"] == load_checkpoint(finished.out / f"{name}.pt")["sha256"], name
-    gold = [row["gold"] for row in prepare.read_jsonl(tmp_path / "ppo_1.jsonl")]
+    gold = [row["gold"] for row in files.read_jsonl(tmp_path / "ppo_1.jsonl")]
     assert gold != finished.metrics("ppo_1", "gold")
 
 
@@ -196,7 +198,7 @@ def test_a_second_run_trains_nothing(finished, monkeypatch):
         raise AssertionError("trained again")
     for stage in (model, sft, reward):
         monkeypatch.setattr(stage, "train", trained)
-    monkeypatch.setattr(ppo, "fit", trained)
+    monkeypatch.setattr(ppo, "train_policy", trained)
     before, results = finished.files(), finished.again()
     assert finished.files() == before and {f"{name}.pt" for name in WEIGHTS} <= set(before)
     assert results["models"] == finished.results["models"]
@@ -216,7 +218,7 @@ def test_another_seed_in_the_same_folder_is_refused(finished, monkeypatch, capsy
         finished.again(seed=2)
     monkeypatch.setattr("sys.argv", ["ppo.py", "--seed", "2", "--out", str(finished.out)])
     with pytest.raises(SystemExit) as stopped:
-        model.run_script(ppo.run, ppo.Config, ppo.__doc__)
+        flags.run_script(ppo.run, ppo.Config, ppo.__doc__)
     assert stopped.value.code == 2 and "seed 1, not 2" in capsys.readouterr().err
     assert finished.files() == before
 
@@ -362,10 +364,10 @@ def test_a_stage_begun_anew_mixes_nothing_with_its_earlier_run(finished, tmp_pat
     for name in ("gpt.pt", "sft_mix.pt"):
         shutil.copy(finished.out / name, tmp_path)
     shutil.copytree(finished.out / "sft_epochs", tmp_path / "sft_epochs")
-    assert reward.sft_epochs(finished.stages["sft"]) == ["01", "02"]
+    assert files.sft_epochs(finished.stages["sft"]) == ["01", "02"]
     sft.train(dataclasses.replace(finished.stages["sft"], out=str(tmp_path), epochs=1, mix_epochs=1))
     ranking = dataclasses.replace(finished.stages["reward_1"], out=str(tmp_path), prompts_1=20)
-    assert reward.sft_epochs(ranking) == ["01"]
+    assert files.sft_epochs(ranking) == ["01"]
 
     def stopped(*_):
         raise KeyboardInterrupt

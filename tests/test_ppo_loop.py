@@ -18,16 +18,10 @@ from torch import nn
 import model
 import ppo
 import reward
-from data import prepare, tasks, tokenizer
-from model import (
-    GPT,
-    GPTConfig,
-    UserError,
-    load_checkpoint,
-    load_model,
-    save_checkpoint,
-    stage_extra,
-)
+from data import files, flags, prepare, tasks, tokenizer
+from data.files import UserError, load_checkpoint, save_checkpoint, stage_extra
+from model import GPT, GPTConfig, load_model
+from notebooks import lesson
 from reward import RewardModel, load_reward_model
 from tests.conftest import write_world
 
@@ -83,11 +77,11 @@ class Unigram(nn.Module):
         self.logits = nn.Parameter(torch.full((encoding.n_vocab,), share).log())
         for token, p in likely.items():
             self.logits.data[token] = math.log(p)
-        self.logits.data[self.config.pad] = -1e9
+        self.logits.data[self.config.pad_id] = -1e9
         self.lm_head = nn.Linear(1, 1)  # only says where the weights are
 
-    def forward(self, idx, wanted=None):
-        shape = idx.shape if wanted is None else (int(wanted.sum()),)
+    def forward(self, idx, select=None):
+        shape = idx.shape if select is None else (int(select.sum()),)
         return self.logits.expand(*shape, -1)
 
 
@@ -175,7 +169,7 @@ def test_the_score_of_a_rollout_is_the_reward_models_less_what_never_ending_cost
 ):
     """Berries 2, fish 1; the second answer never ended: 2, 2 - 3, 1, whichever answers are read
     together."""
-    monkeypatch.setattr(ppo, "AT_ONCE", at_once)
+    monkeypatch.setattr(ppo, "MICRO_BATCH", at_once)
     batch = episode.rollout()
     assert batch["scores"].tolist() == pytest.approx([2, -1, 1])
     assert batch["stats"]["score"] == pytest.approx(2 / 3)
@@ -456,7 +450,7 @@ class Town:
         )
 
     def fit(self, name="ppo", reward_name="reward", iterations=2, gamma_ptx=0.0, **changes):
-        return ppo.fit(self.config(**changes), name, reward_name, iterations, gamma_ptx)
+        return ppo.train_policy(self.config(**changes), name, reward_name, iterations, gamma_ptx)
 
     def log(self, name="ppo"):
         return [json.loads(line) for line in open(f"{self.out}/{name}.jsonl", encoding="utf-8")]
@@ -482,8 +476,8 @@ def built(tmp_path_factory):
 @pytest.fixture
 def town(built, tmp_path, monkeypatch, encoding):
     world, out = built
-    monkeypatch.setattr(prepare, "FOLDER", world)
-    common, shape = model.Common(seed=1, out=str(out)), GPTConfig(encoding.n_vocab, 80, 1, 2, 16)
+    monkeypatch.setattr(files, "FOLDER", world)
+    common, shape = flags.BaseConfig(seed=1, out=str(out)), GPTConfig(encoding.n_vocab, 80, 1, 2, 16)
     if not (out / "reward.pt").exists():
         torch.manual_seed(5)
         save_checkpoint(
@@ -497,7 +491,7 @@ def town(built, tmp_path, monkeypatch, encoding):
             save_checkpoint(out / f"{name}.pt", judge, **stage_extra(common, "reward"))
     for path in out.glob("*.pt"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    return Town(str(tmp_path), prepare.read_jsonl(world / "prompts_rl.jsonl"), monkeypatch)
+    return Town(str(tmp_path), files.read_jsonl(world / "prompts_rl.jsonl"), monkeypatch)
 
 
 def weights(network):
@@ -772,7 +766,7 @@ def test_a_seed_decides_prompts_responses_and_minibatches(town):
     rollouts = watch(town.patch, "rollout")
     one, again = (weights(town.fit()) for _ in range(2))
     assert same(one, again) and asked(rollouts[:2]) == asked(rollouts[2:])
-    other = stage_extra(model.Common(seed=2, out=town.out), "sft")
+    other = stage_extra(flags.BaseConfig(seed=2, out=town.out), "sft")
     for name in ("sft_mix", "reward"):
         save_checkpoint(
             f"{town.out}/{name}.pt",
@@ -889,10 +883,10 @@ def test_a_trace_shows_the_models_of_its_own_training(town, encoding):
     """The averaged policy, the SFT model, the trained value network, the reward model of its
     round and its beta."""
     config = town.config(beta=0.7, lr=0.01, value_lr=0.01, missing_eos_penalty=2.5)
-    ppo.fit(config, "ppo_1", "reward_1", 2, 0.0)
-    rows = ppo.trace("Name two colours.", ppo.Config(out=town.out), "ppo_1")
+    ppo.train_policy(config, "ppo_1", "reward_1", 2, 0.0)
+    rows = lesson.trace("Name two colours.", ppo.Config(out=town.out), "ppo_1")
     seen = watch(town.patch, "rollout")
-    assert ppo.trace("Name two colours.", ppo.Config(out=town.out), "ppo_1") == rows
+    assert lesson.trace("Name two colours.", ppo.Config(out=town.out), "ppo_1") == rows
     (batch,) = (given.result for given in seen)
     response = batch["idx"][0, int(batch["prompt_lengths"][0]) :].tolist()
     assert len(rows) == len(response)
@@ -929,4 +923,4 @@ def test_a_trace_shows_the_models_of_its_own_training(town, encoding):
 
 def test_a_trace_of_a_policy_that_was_never_trained_says_which_command_is_missing(town):
     with pytest.raises(UserError, match="ppo_ptx.pt is missing: run `python ppo.py`"):
-        ppo.trace("Hi", ppo.Config(out=town.out))
+        lesson.trace("Hi", ppo.Config(out=town.out))

@@ -14,9 +14,11 @@ import pytest
 import torch
 
 import reward
-from data import prepare, tasks, tokenizer
-from data.labeler import labelers
-from model import GPT, Common, GPTConfig, UserError, load_checkpoint, save_checkpoint, stage_extra
+from data import files, prepare, tasks, tokenizer
+from data.labeler import get_labelers
+from data.files import UserError, load_checkpoint, save_checkpoint, stage_extra
+from data.flags import BaseConfig
+from model import GPT, GPTConfig
 from reward import RewardModel, accuracy, collect, margins_of, rank, read_rankings
 
 FOX = {"use_case": "open_qa", "kind": "fact", "animal": "fox", "attribute": "food", "phrasing": 0}
@@ -46,7 +48,7 @@ def marked(mark, dropout=0.0):
 def sft_run(folder, epochs):
     """The SFT stage's products: sft_mix is 2 and says that there were so many epochs, which are
     11, 12, ..."""
-    extra = stage_extra(Common(out=str(folder)), "sft")
+    extra = stage_extra(BaseConfig(out=str(folder)), "sft")
     extra["settings"] |= {"epochs": epochs}
     for epoch in range(1, epochs + 1):
         path = folder / "sft_epochs" / f"{epoch:02d}.pt"
@@ -62,7 +64,7 @@ def mark_of(gpt):
 def out(tmp_path):
     """A run's folder in which every model can be told: gpt is 1, sft_mix 2, ppo_1 3, the SFT
     epochs 11, 12 and 13."""
-    extra = stage_extra(Common(out=str(tmp_path)), "test")
+    extra = stage_extra(BaseConfig(out=str(tmp_path)), "test")
     sft_run(tmp_path, epochs=3)
     for name, mark in (("gpt", 1), ("ppo_1", 3)):
         save_checkpoint(tmp_path / f"{name}.pt", marked(mark, dropout=0.2), **extra)
@@ -103,7 +105,7 @@ def test_most_responses_come_from_sft_in_round_1_and_from_the_first_policy_in_ro
     out, round, usual
 ):
     """SFT's last epoch, 3, is meant: the best one is chosen only later. None of them drops out."""
-    got, odd = reward.samplers(reward.Config(out=str(out), round=round))
+    got, odd = reward.response_sources(reward.Config(out=str(out), round=round))
     assert [(name, mark_of(gpt), temperature) for name, gpt, temperature in got] == usual
     assert [(name, mark_of(gpt)) for name, gpt, _ in odd] == [
         ("sft_hot", 13),
@@ -115,19 +117,19 @@ def test_most_responses_come_from_sft_in_round_1_and_from_the_first_policy_in_ro
 
 def test_epochs_are_counted_and_not_spelt(tmp_path):
     """By sft_mix, which knows how many there were: no stray file counts, and none may lack."""
-    config, folder = Common(out=str(tmp_path)), tmp_path / "sft_epochs"
+    config, folder = BaseConfig(out=str(tmp_path)), tmp_path / "sft_epochs"
     sft_run(tmp_path, epochs=101)
     (folder / "101.pt").rename(folder / "102.pt")
     with pytest.raises(UserError, match="101.pt is missing: delete .*sft_mix.pt, .*python sft.py"):
-        reward.sft_epochs(config)
+        files.sft_epochs(config)
     (folder / "102.pt").rename(folder / "101.pt")
     for stray in ("00", "102", "best"):
         (folder / f"{stray}.pt").touch()
-    names = reward.sft_epochs(config)
+    names = files.sft_epochs(config)
     assert names[:2] == ["01", "02"] and names[8:10] == ["09", "10"]
     assert names[-3:] == ["99", "100", "101"] and len(names) == 101
     with pytest.raises(UserError, match="python sft.py"):
-        reward.sft_epochs(Common(out=str(tmp_path / "nowhere")))
+        files.sft_epochs(BaseConfig(out=str(tmp_path / "nowhere")))
 
 
 class Voices:
@@ -304,7 +306,7 @@ def test_ranks_count_from_one_without_a_gap_and_rank_every_response(tmp_path, ra
         "round": 1,
     }
     good = {**line, "ranks": [1, 2, 3], "second_opinions": []}
-    prepare.write(tmp_path / "rankings.jsonl", json.dumps(good) + "\n" + json.dumps(line) + "\n")
+    files.write(tmp_path / "rankings.jsonl", json.dumps(good) + "\n" + json.dumps(line) + "\n")
     if fine:
         assert read_rankings(tmp_path / "rankings.jsonl") == [good, line]
     else:
@@ -380,8 +382,8 @@ def test_centring_puts_demonstrations_at_0_and_moves_nothing_between_responses(
         for word in ("fox", "owl", "hare", "crab", "seal")
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    prepare.write(tmp_path / "demonstrations.jsonl", lines)
-    monkeypatch.setattr(prepare, "FOLDER", tmp_path)
+    files.write(tmp_path / "demonstrations.jsonl", lines)
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
     made, pairs = speaking(), [("Hi", {"text": text, "ended": True}) for text in ("fox", "red owl")]
     before = reward.score(made, encoding, pairs)
     for _ in range(2):  # once more changes nothing
@@ -439,7 +441,7 @@ class Person:
 
 @pytest.fixture
 def measured(monkeypatch, encoding):
-    """reward.measure on four prompts: the report, the margins, and the mixes that were asked for
+    """reward.evaluate_reward_model on four prompts: the report, the margins, and the mixes that were asked for
     responses."""
     asked, scores = [], {RIGHT: 1.0, RUDE: 2.0, WRONG: 0.0, SHORT: 0.5, SHORT_WRONG: 0.0}
 
@@ -450,16 +452,16 @@ def measured(monkeypatch, encoding):
         ]
 
     for name, stub in (
-        ("samplers", lambda config: ("usual", "odd")),
+        ("response_sources", lambda config: ("usual", "odd")),
         ("collect", collected),
-        ("labelers", lambda group: [Person(n, group) for n in range(20)]),
+        ("get_labelers", lambda group: [Person(n, group) for n in range(20)]),
         ("score", lambda made, encoding, pairs: [scores[r["text"]] for _, r in pairs]),
-        ("need", lambda config, name, script: name),
+        ("require", lambda config, name, script: name),
         ("load_model", lambda path, *_: f"the model of {path}"),
     ):
         monkeypatch.setattr(reward, name, stub)
     rows = [{"prompt": tasks.prompt(FOX), "task": FOX}] * 4
-    return *reward.measure("the reward model", reward.Config(k=5), rows), asked, rows
+    return *reward.evaluate_reward_model("the reward model", reward.Config(k=5), rows), asked, rows
 
 
 def test_accuracy_is_measured_with_labelers_of_training_held_out_ones_and_the_judge(measured):
@@ -611,7 +613,7 @@ class Recorder(torch.optim.Optimizer):
 @pytest.fixture
 def fitting(tmp_path, monkeypatch, encoding):
     """(fit, notes): runs reward.fit on 100 rankings for two passes of 50 steps each."""
-    extra, notes = stage_extra(Common(out=str(tmp_path)), "test"), {"lines": [], "asked": []}
+    extra, notes = stage_extra(BaseConfig(out=str(tmp_path)), "test"), {"lines": [], "asked": []}
     save_checkpoint(tmp_path / "gpt.pt", GPT(GPTConfig(1024, 48, 1, 1, 8, dropout=0.2)), **extra)
     save_checkpoint(tmp_path / "reward_1.pt", speaking(head=8.0), **extra)
     rng, ranked, real_batch = random.Random(0), [], reward.ranking_batch
@@ -751,7 +753,7 @@ def test_each_seed_meets_the_rankings_in_an_order_of_its_own(fitting):
     fit, notes, _, out = fitting
     orders = []
     for seed in (1, 1, 2):
-        extra = stage_extra(Common(out=str(out), seed=seed), "test")
+        extra = stage_extra(BaseConfig(out=str(out), seed=seed), "test")
         save_checkpoint(out / "reward_1.pt", speaking(), **extra)
         notes["lines"].clear()
         fit(epochs=1, seed=seed)
@@ -795,11 +797,11 @@ def stage(out, tmp_path_factory, monkeypatch):
     for name in prepare.SIZES:
         text = "".join(json.dumps(row) + "\n" for row in sets.get(name, []))
         (world / f"{name}.jsonl").write_text(text, encoding="utf-8", newline="\n")
-    monkeypatch.setattr(prepare, "FOLDER", world)
+    monkeypatch.setattr(files, "FOLDER", world)
     for name in ("gpt", "sft_mix", "ppo_1", "reward_1", "reward"):  # of this world, now
         kind = RewardModel if name.startswith("reward") else GPT
         small = kind(GPTConfig(64, 128, 1, 1, 2))
-        save_checkpoint(out / f"{name}.pt", small, **stage_extra(Common(), "test"))
+        save_checkpoint(out / f"{name}.pt", small, **stage_extra(BaseConfig(), "test"))
     made = RewardModel(GPTConfig(64, 128, 1, 1, 2))
 
     number = {row["prompt"]: i for i, row in enumerate(sets["prompts_rm"])}
@@ -841,11 +843,11 @@ def stage(out, tmp_path_factory, monkeypatch):
         }
 
     for name, stub in (
-        ("samplers", lambda config: (f"mix of round {config.round}", [])),
+        ("response_sources", lambda config: (f"mix of round {config.round}", [])),
         ("collect", collected),
         ("fit", fitted),
         ("keep_best_sft", chosen),
-        ("measure", noted_measure),
+        ("evaluate_reward_model", noted_measure),
         ("plot_reward", lambda *_: notes["order"].append("plot")),
         ("centre", lambda model, encoding: notes["order"].append("centre")),
     ):
@@ -882,7 +884,7 @@ def test_round_1_ranks_the_first_prompts_and_then_chooses_the_baseline(stage):
         and lines == notes["ranked"]
         and {line["round"] for line in lines} == {1}
     )
-    people = {person.name: person for person in labelers("train")}
+    people = {person.name: person for person in get_labelers("train")}
     for line in lines:
         assert line["ranks"] == people[line["labeler"]].rank(line["task"], line["responses"])
         assert len(line["second_opinions"]) == 2 and len(line["responses"]) == 5

@@ -16,29 +16,12 @@ import torch
 
 import model
 import sft
-from data import prepare, tokenizer
+from data import files, prepare, tokenizer
+from data.files import MetricLog, UserError, load_checkpoint, require, save_checkpoint, stage_extra
+from data.flags import BaseConfig, set_up
 from model import (
-    GPT,
-    Common,
-    GPTConfig,
-    MetricLog,
-    UserError,
-    batches_of_like_length,
-    corpus_batches,
-    corpus_loss,
-    cosine,
-    generate,
-    load_checkpoint,
-    load_model,
-    muon_and_adam,
-    need,
-    pad_batch,
-    pretraining_lr,
-    read_corpus,
-    save_checkpoint,
-    set_up,
-    stage_extra,
-    validation_loss,
+    GPT, GPTConfig, batches_of_like_length, corpus_batches, corpus_loss, cosine, generate,
+    load_model, muon_and_adam, pad_batch, pretraining_lr, read_corpus, validation_loss
 )
 
 BIT = math.log(2)
@@ -53,9 +36,9 @@ class Bits(torch.nn.Module):
         self.config, self.lm_head = GPTConfig(vocab_size=5), torch.nn.Linear(1, 1)
         self.logits = torch.nn.Parameter(-BIT * torch.tensor([1.0, 2.0, 3.0, 4.0, 4.0]))
 
-    def forward(self, idx, wanted=None):
+    def forward(self, idx, select=None):
         logits = torch.zeros_like(self.logits) if self.training else self.logits
-        return logits.expand(*(idx if wanted is None else idx[wanted]).shape, 5)
+        return logits.expand(*(idx if select is None else idx[select]).shape, 5)
 
 
 class Recorder(torch.optim.Optimizer):
@@ -252,7 +235,7 @@ def test_the_corpus_is_cut_into_documents_between_two_ends_and_the_last_2_percen
 ):
     texts = [f"The fox number {n}.\nIt eats {'berries ' * (n % 7 * 4)}." for n in range(150)]
     prepare.write_corpus(tmp_path, "\n\n".join(texts) + "\n", known=False)
-    monkeypatch.setattr(prepare, "FOLDER", tmp_path)
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
     documents, valid = read_corpus(encoding, 24)
     assert (len(documents), len(valid)) == (147, 3)
     for text, ids in zip(texts, documents + valid):
@@ -490,13 +473,13 @@ def desk(tmp_path, monkeypatch, encoding):
     world.mkdir()
     for name in prepare.SIZES:
         (world / f"{name}.jsonl").write_text("", encoding="utf-8", newline="\n")
-    prepare.write(world / "demonstrations.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    files.write(world / "demonstrations.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     texts = [" ".join(random.Random(i).choices(things, k=8)) for i in range(400)]
     prepare.write_corpus(world, "\n\n".join(texts), known=False)
-    monkeypatch.setattr(prepare, "FOLDER", world)
+    monkeypatch.setattr(files, "FOLDER", world)
     torch.manual_seed(0)
     base = GPT(GPTConfig(encoding.n_vocab, 40, 2, 1, 8))
-    save_checkpoint(tmp_path / "gpt.pt", base, **stage_extra(Common(out=str(tmp_path)), "pretrain"))
+    save_checkpoint(tmp_path / "gpt.pt", base, **stage_extra(BaseConfig(out=str(tmp_path)), "pretrain"))
     return tmp_path
 
 
@@ -505,7 +488,7 @@ def settings(desk, **changes):
 
 
 class Notes:
-    """What happens in a run of sft.fit: the batches, the corpus documents and the model's mode
+    """What happens in a run of sft.finetune: the batches, the corpus documents and the model's mode
     at each step, the optimiser."""
 
     def __init__(self, monkeypatch, record=True):
@@ -552,7 +535,7 @@ class Notes:
 def test_dropout_is_on_in_sfts_steps_and_off_where_it_is_measured(desk, monkeypatch):
     """After the first validation, too."""
     notes = Notes(monkeypatch)
-    sft.fit(settings(desk, dropout=0.2), "sft", 2, 0.0, lambda *_: None)
+    sft.finetune(settings(desk, dropout=0.2), "sft", 2, 0.0, lambda *_: None)
     assert {mode for mode in ((grad, training) for grad, training, _ in notes.modes)} == {
         (True, True),
         (False, False),
@@ -565,7 +548,7 @@ def test_a_tenth_of_the_demonstrations_validates_and_is_never_trained_on(
     desk, monkeypatch, encoding
 ):
     notes, pairs = Notes(monkeypatch), sft.read_demonstrations(encoding)
-    sft.fit(settings(desk), "sft", 3, 0.0, lambda *_: None)
+    sft.finetune(settings(desk), "sft", 3, 0.0, lambda *_: None)
     assert notes.validated == [pairs[:4]] * 3
     assert {str(pair) for batch in notes.batches for pair in batch} <= {
         str(pair) for pair in pairs[4:]
@@ -575,7 +558,7 @@ def test_a_tenth_of_the_demonstrations_validates_and_is_never_trained_on(
 def test_an_epoch_takes_each_demonstration_once_and_the_next_one_shuffles_anew(desk, monkeypatch):
     """39 demonstrations, batches of 4: nine steps an epoch."""
     notes = Notes(monkeypatch)
-    sft.fit(settings(desk), "sft", 2, 0.0, lambda *_: None)
+    sft.finetune(settings(desk), "sft", 2, 0.0, lambda *_: None)
     epochs = [notes.batches[:9], notes.batches[9:]]
     for batches in epochs:
         assert [len(batch) for batch in batches] == [4] * 9
@@ -587,18 +570,18 @@ def test_an_epoch_takes_each_demonstration_once_and_the_next_one_shuffles_anew(d
 def test_each_seed_meets_the_demonstrations_in_an_order_of_its_own(desk, monkeypatch):
     base, orders = load_model(desk / "gpt.pt"), []
     for seed in (1, 1, 2):
-        save_checkpoint(desk / "gpt.pt", base, **stage_extra(Common(seed=seed), "pretrain"))
+        save_checkpoint(desk / "gpt.pt", base, **stage_extra(BaseConfig(seed=seed), "pretrain"))
         notes = Notes(monkeypatch)
-        sft.fit(settings(desk, seed=seed), "sft", 1, 0.0, lambda *_: None)
+        sft.finetune(settings(desk, seed=seed), "sft", 1, 0.0, lambda *_: None)
         orders.append(notes.batches)
         monkeypatch.undo()
-        monkeypatch.setattr(prepare, "FOLDER", desk / "world")
+        monkeypatch.setattr(files, "FOLDER", desk / "world")
     assert orders[0] == orders[1] != orders[2]
 
 
 def test_sfts_learning_rate_falls_along_a_cosine_over_all_epochs(desk, monkeypatch):
     notes = Notes(monkeypatch)
-    sft.fit(settings(desk, lr=3.0), "sft", 2, 0.0, lambda *_: None)
+    sft.finetune(settings(desk, lr=3.0), "sft", 2, 0.0, lambda *_: None)
     (optimizer,) = notes.optimizers
     assert optimizer.rates == pytest.approx(
         [3 * (0.1 + 0.45 * (1 + math.cos(math.pi * step / 18))) for step in range(18)]
@@ -615,7 +598,7 @@ def test_a_step_of_sft_is_the_clipped_gradient_of_a_loss_in_which_every_token_we
     """(n tokens x SFT loss + m tokens x corpus loss) / (n + m), worked out again from the
     batches of five steps."""
     notes, real_loss = Notes(monkeypatch), corpus_loss
-    tuned = sft.fit(settings(desk), "sft", 1, mix, lambda *_: None)
+    tuned = sft.finetune(settings(desk), "sft", 1, mix, lambda *_: None)
     optimizer, lengths = notes.optimizers[0], []
     for step in (0, 1, 2, 5, 8):
         pairs = notes.batches[step]
@@ -640,7 +623,7 @@ def test_the_mix_is_a_share_of_tokens(desk, monkeypatch, encoding, mix):
     notes = Notes(monkeypatch)
     pairs = sft.read_demonstrations(encoding)[4:]
     tokens = 4 * sum(len(response) for _, response in pairs) / len(pairs)
-    sft.fit(settings(desk), "sft", 1, mix, lambda *_: None)
+    sft.finetune(settings(desk), "sft", 1, mix, lambda *_: None)
     (size,) = {len(document) for documents in notes.documents for document in documents}
     counts = Counter(len(documents) for documents in notes.documents).most_common(1)
     assert counts[0][0] == int(tokens * mix / (1 - mix) / size) >= 1 and len(notes.documents) == 9
@@ -658,7 +641,7 @@ def test_after_each_epoch_the_weights_are_handed_over_with_their_own_validation_
         assert loss == pytest.approx(sft.mean_loss(tuned, pairs[:4]))
         kept.append((epoch, loss, tuned.lm_head.weight.detach().clone()))
 
-    tuned = sft.fit(settings(desk, lr=0.02, dropout=0.2), "sft", 3, 0.0, keep)
+    tuned = sft.finetune(settings(desk, lr=0.02, dropout=0.2), "sft", 3, 0.0, keep)
     assert [epoch for epoch, _, _ in kept] == [1, 2, 3] and kept[0][1] > kept[1][1] > kept[2][1]
     assert (
         kept[2][2].equal(tuned.lm_head.weight)
@@ -674,15 +657,15 @@ def test_after_each_epoch_the_weights_are_handed_over_with_their_own_validation_
 
 def test_sft_starts_from_the_base_model_and_refuses_batches_that_it_cannot_fill(desk, monkeypatch):
     notes = Notes(monkeypatch)
-    tuned = sft.fit(settings(desk), "sft", 1, 0.0, lambda *_: None)  # the recorder moved nothing
+    tuned = sft.finetune(settings(desk), "sft", 1, 0.0, lambda *_: None)  # the recorder moved nothing
     assert close(
         list(tuned.state_dict().values()), list(load_model(desk / "gpt.pt").state_dict().values())
     )
     assert len(notes.optimizers[0].param_groups[0]["params"]) == len(list(tuned.parameters()))
     with pytest.raises(UserError, match="seed 1, not 2"):
-        sft.fit(settings(desk, seed=2), "sft", 1, 0.0, lambda *_: None)
+        sft.finetune(settings(desk, seed=2), "sft", 1, 0.0, lambda *_: None)
     with pytest.raises(UserError, match="batch_size 40.*39 demonstrations"):
-        sft.fit(settings(desk, batch_size=40), "sft", 1, 0.0, lambda *_: None)
+        sft.finetune(settings(desk, batch_size=40), "sft", 1, 0.0, lambda *_: None)
 
 
 def test_demonstrations_are_prompts_and_responses_that_end(desk, encoding):
@@ -697,7 +680,7 @@ def test_demonstrations_are_prompts_and_responses_that_end(desk, encoding):
         for r in rows
     ]
     assert all(response[-1] == encoding.eot_token for _, response in pairs)
-    prepare.write(desk / "two.jsonl", "".join(json.dumps(row) + "\n" for row in rows[:2]))
+    files.write(desk / "two.jsonl", "".join(json.dumps(row) + "\n" for row in rows[:2]))
     assert sft.read_demonstrations(encoding, desk / "two.jsonl") == pairs[:2]
 
 
@@ -718,7 +701,7 @@ def mark_of(path):
 
 @pytest.fixture
 def fits(monkeypatch):
-    """In place of sft.fit: epochs whose weights are marked 1, 2, 3, 10 more for the mix, with
+    """In place of sft.finetune: epochs whose weights are marked 1, 2, 3, 10 more for the mix, with
     validation losses of 3, 1 and 2."""
     calls, before = [], []
 
@@ -730,7 +713,7 @@ def fits(monkeypatch):
             keep(epoch, made, (3.0, 1.0, 2.0)[epoch - 1])
         return made
 
-    monkeypatch.setattr(sft, "fit", fit)
+    monkeypatch.setattr(sft, "finetune", fit)
     return calls, before
 
 
@@ -769,7 +752,7 @@ def test_an_earlier_runs_sft_models_go_when_the_first_new_one_is_there(desk, fit
 
 def test_a_mix_of_all_tokens_is_refused(desk):
     with pytest.raises(UserError, match="--mix 1"):
-        sft.fit(settings(desk, mix=1.0), "sft_mix", 1, 1.0, lambda *_: None)
+        sft.finetune(settings(desk, mix=1.0), "sft_mix", 1, 1.0, lambda *_: None)
 
 
 # ---------------------------------------------------------------- log, seeds, checkpoints
@@ -777,7 +760,7 @@ def test_a_mix_of_all_tokens_is_refused(desk):
 
 def test_a_log_begins_anew_and_can_be_read_while_training_goes_on(tmp_path):
     (tmp_path / "run.jsonl").write_text("an earlier run\n", encoding="utf-8", newline="\n")
-    log = MetricLog(Common(out=str(tmp_path)), "run")
+    log = MetricLog(BaseConfig(out=str(tmp_path)), "run")
     log.write(step=1, loss=0.12345678, note="x")
     assert lines_of(tmp_path / "run.jsonl") == [{"step": 1, "loss": 0.123457, "note": "x"}]
     log.write(step=2)
@@ -786,7 +769,7 @@ def test_a_log_begins_anew_and_can_be_read_while_training_goes_on(tmp_path):
 
 def test_a_seed_governs_weights_batches_and_samples(tmp_path):
     def draws(seed):
-        _, rng, generator = set_up(Common(seed=seed, out=str(tmp_path / "new" / "folder")))
+        _, rng, generator = set_up(BaseConfig(seed=seed, out=str(tmp_path / "new" / "folder")))
         return torch.rand(1).item(), rng.random(), torch.rand(1, generator=generator).item()
 
     one, again, other = draws(3), draws(3), draws(4)
@@ -806,10 +789,10 @@ def test_a_checkpoints_hash_depends_on_names_shapes_types_values_and_what_it_say
         ({**state, "a": state["a"].T.contiguous()}, 1),
         (state, 2),
     ]
-    hashes = [model.fingerprint(tensors, {"seed": seed}) for tensors, seed in [(state, 1), *others]]
+    hashes = [files.fingerprint(tensors, {"seed": seed}) for tensors, seed in [(state, 1), *others]]
     assert (
         len(set(hashes)) == len(hashes)
-        and model.fingerprint(dict(reversed(state.items())), {"seed": 1}) == hashes[0]
+        and files.fingerprint(dict(reversed(state.items())), {"seed": 1}) == hashes[0]
     )
 
 
@@ -855,7 +838,7 @@ def test_a_failed_write_leaves_the_earlier_checkpoint_whole(tiny, tmp_path, monk
 def test_a_stage_names_its_settings_its_world_and_its_parents(desk):
     """Not its folder and its device: a run may move."""
     extra = stage_extra(settings(desk, seed=5, epochs=3), "sft", made_from=["gpt"])
-    assert extra["stage"] == "sft" and extra["seed"] == 5 and extra["world"] == model.world_hash()
+    assert extra["stage"] == "sft" and extra["seed"] == 5 and extra["world"] == files.world_hash()
     assert extra["parents"] == {"gpt": load_checkpoint(desk / "gpt.pt")["sha256"]}
     assert extra["settings"]["epochs"] == 3 and not {"out", "device", "seed"} & set(
         extra["settings"]
@@ -864,24 +847,24 @@ def test_a_stage_names_its_settings_its_world_and_its_parents(desk):
 
 def test_a_world_is_other_when_a_line_of_it_or_the_tokenizer_is(desk, monkeypatch):
     """The corpus, which is made from it, and stray files do not count."""
-    before, world = model.world_hash(), desk / "world"
+    before, world = files.world_hash(), desk / "world"
     (world / "corpus.txt").write_text("made anew", encoding="utf-8", newline="\n")
     (world / "mine.jsonl").write_text("a stray file", encoding="utf-8", newline="\n")
-    assert model.world_hash() == before
+    assert files.world_hash() == before
     changed = [before]
     for name in prepare.SIZES:
         with open(world / f"{name}.jsonl", "a", encoding="utf-8", newline="\n") as file:
             file.write("one more line\n")
-        changed.append(model.world_hash())
+        changed.append(files.world_hash())
     (desk / "toytown.tiktoken").write_bytes(tokenizer.PATH.read_bytes() + b"\n")
     monkeypatch.setattr(tokenizer, "PATH", desk / "toytown.tiktoken")
-    changed.append(model.world_hash())
+    changed.append(files.world_hash())
     assert len(set(changed)) == 2 + len(prepare.SIZES)
 
 
 def test_a_stage_needs_the_one_before_it_of_the_same_run(desk):
-    assert need(Common(out=str(desk)), "gpt", "model.py") == desk / "gpt.pt"
+    assert require(BaseConfig(out=str(desk)), "gpt", "model.py") == desk / "gpt.pt"
     with pytest.raises(UserError, match="sft_mix.pt is missing.*python sft.py"):
-        need(Common(out=str(desk)), "sft_mix", "sft.py")
+        require(BaseConfig(out=str(desk)), "sft_mix", "sft.py")
     with pytest.raises(UserError, match="seed 1, not 2"):
-        need(Common(out=str(desk), seed=2), "gpt", "model.py")
+        require(BaseConfig(out=str(desk), seed=2), "gpt", "model.py")

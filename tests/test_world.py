@@ -17,7 +17,7 @@ import pytest
 from data import corpus, labeler, prepare, tasks, tokenizer
 from data import toytown as town
 from data.judge import judge, observe
-from data.labeler import Labeler, add_slip, agreement, draw_slip, labelers, opinions_without_noise
+from data.labeler import Labeler, add_slip, agreement, draw_slip, get_labelers, opinions_without_noise
 from data.tasks import fill, honest_answer, new_task, prompt
 
 
@@ -691,7 +691,7 @@ def test_responses_of_one_grade_tie_and_ranks_have_no_gaps():
 
 @pytest.mark.parametrize("group, n", [("train", 40), ("held_out", 20)])
 def test_a_persons_weights_lie_within_30_percent_of_the_groups(group, n):
-    people = labelers(group)
+    people = get_labelers(group)
     assert len({person.name for person in people}) == len(people) == n
     for taste, mean in labeler.TASTES[group].items():
         weights = [person.weights[taste] / mean for person in people]
@@ -1183,7 +1183,7 @@ def test_the_world_is_written_with_its_people_and_without_its_evaluation_in_the_
         for name in ("prompts_valid", "prompts_eval", "prompts_closed")
         for row in rows[name]
     } <= excluded
-    people = {person.name: person for person in labelers("train")}
+    people = {person.name: person for person in get_labelers("train")}
     assert all(
         row["completion"] == people[row["labeler"]].demonstrate(row["task"])
         for row in rows["demonstrations"]
