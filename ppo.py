@@ -1,35 +1,41 @@
-"""Step 3. Reinforcement learning from human feedback: PPO against the reward model. Also the main command: `python ppo.py`.
+"""Step 3. PPO against the reward model (Ouyang et al. 2022, arXiv:2203.02155, section 3.5).
 
-    out/sft_mix.pt + out/reward.pt -> out/ppo.pt, out/ppo_ptx.pt, out/results.json, out/*.png
+    out/sft_mix.pt + out/reward.pt -> out/ppo.pt, out/ppo_ptx.pt
 
-The environment is a bandit (section 3.5): one prompt, one response, one score from the reward model, episode over. The policy
-maximises (equation 2)
+The words. The *policy* is the language model being trained. An *episode* is one prompt and one
+response sampled from the policy. A *rollout* is a batch of episodes. Seen from outside, this is a
+bandit (3.5): one prompt, one response, one score, and the episode is over. Seen from inside, every
+token is a step, because the KL penalty below arrives token by token. The *value* of a step is the
+reward still to come, as the *value network* predicts it. The *advantage* of a token is how much
+better things went than predicted. PPO (Schulman et al. 2017) makes tokens with a positive
+advantage more likely and the others less likely, a little at a time.
 
-    E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_SFT(y|x) ) ]  +  gamma_ptx E_x~pretraining [ log pi(x) ]
+The objective. The policy pi maximises (equation 2)
 
-pi_SFT is out/sft_mix.pt (C.3), not the baseline out/sft.pt. The first term is maximised by PPO (Schulman et al. 2017) with the KL
-penalty paid token by token; the second mixes in gradients of the pretraining loss. gamma_ptx = 0 is "PPO"; with it, "PPO-ptx",
-which the paper calls InstructGPT. The reward model's offset for a prompt is arbitrary: the value network takes it out.
+    E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_ref(y|x) ) ]  +  gamma_ptx E_x [ log pi(x) ]
 
-In this file, top to bottom: the arithmetic, on one screen; a rollout; an update; the training loop; and below a rule the
-evaluation, the pictures, and the order of the whole run: whatever has no output yet is made, in two rounds,
+- r(x, y) is the reward model's score of response y to prompt x.
+- The log-ratio is the KL penalty: KL divergence measures how far pi has moved from the reference
+  pi_ref. It is needed because the reward model is only right about responses like those it was
+  trained on. Without it, the policy finds others that score well and are bad: the score rises
+  while gold utility falls (lesson 5).
+- The reference is out/sft_mix.pt, because PPO starts from it (C.3): the penalty starts at 0 and
+  measures what RL has changed. The SFT baseline, out/sft.pt, is only compared with.
+- The last term is the pretraining mix, with x from the corpus. Without it, the policy forgets what
+  the base model knew: its corpus loss rises, the alignment tax. The result is called PPO if
+  gamma_ptx = 0 and PPO-ptx otherwise, which is InstructGPT.
 
-    model.py -> sft.py -> reward.py -> PPO -> reward.py again, with PPO's samples -> PPO and PPO-ptx -> evaluation.
+`python ppo.py` runs every step that has no output yet, in two rounds, and then compares six models:
 
-Metrics in out/ppo*.jsonl, a line an iteration (means over its episodes, tokens or minibatches):
-    score       reward model's, less missing_eos_penalty   gold           the judge's utility, which training never sees
-    kl          k1, sum over tokens of log pi - log pi_SFT   kl_k3      the same by Schulman's k3, never negative
-    reward      score - beta * kl             length, ended  tokens of a response, share that ended by itself
-    entropy     mean of -log pi, nats a token ratio          1 + the largest |pi / pi_old - 1| in the first minibatch: 1
-    clip_fraction, approx_kl                  share of clipped tokens; KL of the update itself
-    policy_loss, value_loss, ptx_loss         the three losses      explained_variance   1 - error² of the values / variance of the returns
-    grad_norm   of the policy, before clipping
+    model.py -> sft.py -> reward.py -> PPO -> reward.py with PPO's samples -> PPO and PPO-ptx
+
+PPO-ptx took 90 s on two cores: "its last rollout: score 0.84, gold 0.850, KL 0.75". All logged
+metrics are explained in notebooks/README.md.
 """
 import copy
-import dataclasses
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,72 +45,64 @@ from tqdm import tqdm
 import model as pretraining
 import reward as reward_stage
 import sft as sft_stage
-from data import corpus, files, labeler, prepare, tasks, tokenizer
-from data import judge as gold_judge
-from data.figures import (
-    MODELS, peak_memory, plot_dashboard, plot_figures, plot_losses, side_by_side, table
-)
-from data.labeler import get_labelers
-from data.files import (
-    MetricLog, UserError, alone, check_standing, context_of, missing, require,
-    save_checkpoint, settings_of, stage_extra
-)
+from data import corpus, figures, files, judge, labeler, prepare, tasks, tokenizer
 from data.flags import BaseConfig, run_script, set_up
-from model import (
-    corpus_batches, corpus_loss, generate, load_model, pad_batch, read_corpus, validation_loss
-)
+from model import corpus_batches, corpus_loss, generate, load_model, pad_batch, read_corpus
 from reward import MAX_NEW_TOKENS, load_reward_model
-
-# Settings that no policy's weights depend on by themselves
-NOT_TRAINING = ("split", "iterations", "iterations_1")
-MICRO_BATCH = 64                    # episodes that go through a network together: the more, the more padding and memory
 
 
 @dataclass
 class Config(BaseConfig):
-    """Settings, the paper's value in brackets (C.4)."""
-    iterations_1: int = 8       # rollouts and updates of the first round, whose policy only feeds round 2 of the reward model
-    iterations: int = 40        # of the second round, 40,960 episodes (500: 256,000); with 30, gap closed 0.43, not 0.46 (seed 12)
-    rollout_size: int = 1024    # episodes a rollout (512). Noise is what limits PPO here: with 256, gold utility 0.81, not 0.84 (seed 11)
-    minibatch_size: int = 256   # episodes of an optimiser step (64); 128 and 512 reached the same gold utility (seed 12)
-    ppo_epochs: int = 1         # passes over a rollout (1)
-    beta: float = 0.15          # KL penalty (0.02; scores have another scale here). With 0.05 and an earlier RM gold fell as the score rose
-    gamma_ptx: float = 0.4      # weight of the pretraining loss per token (27.8, normalised in a way the paper does not state)
-    clip_range: float = 0.2     # PPO's clipping range (0.2); of the values, too [not stated]
-    lam: float = 0.95           # GAE's lambda [not stated]; the discount is 1, as in the paper
-    lr: float = 1e-3            # policy, constant after warm-up (swept, 2.55e-6 to 2.55e-5 for 1.3B)
-    lr_norm: float = 0.03       # the same for the last layer norm, which scales all logits: how sure the policy is (see make_optimizers)
-    value_lr: float = 1e-3      # value network (9e-6)
-    missing_eos_penalty: float = 1.0    # taken off the score of a response that never ends [not stated]
-    split: str = "eval"         # prompts of the evaluation: eval, or valid while developing
+    """Settings, the paper's value in brackets (C.4). [not stated]: the paper gives no value."""
+    iterations_1: int = 8       # rollouts of the first PPO, whose samples train the reward model
+    iterations: int = 40        # rollouts of PPO and PPO-ptx, 40,960 episodes (500, 256,000)
+    rollout_size: int = 1024    # episodes per rollout (512): noise is what limits PPO here
+    minibatch_size: int = 256   # episodes per optimiser step (64)
+    ppo_epochs: int = 1         # passes over each rollout (1)
+    beta: float = 0.15          # weight of the KL penalty (0.02; our scores have another scale)
+    gamma_ptx: float = 0.4      # weight of the corpus loss per token (27.8, per what: not stated)
+    clip_range: float = 0.2     # clipping range of the ratio (0.2) and of the values [not stated]
+    lam: float = 0.95           # lambda of GAE [not stated]; the discount gamma is 1 (1)
+    lr: float = 1e-3            # of the policy, constant after warm-up (2.55e-6 to 2.55e-5, 1.3B)
+    lr_norm: float = 0.03       # of the policy's last layer norm, see make_optimizers [ours]
+    value_lr: float = 1e-3      # of the value network (9e-6)
+    missing_eos_penalty: float = 1.0    # off the score of a response that never ends [not stated]
+    split: str = "eval"         # prompts of the evaluation: eval, or valid during development
 
 
-# ---------------------------------------------------------------- the arithmetic
-# (B, R): B episodes, R response positions, padded on the right; mask is 1.0 on response tokens, <|endoftext|> included.
+# -------------------------------------------------------------------------------- the arithmetic
+# (B, R): B episodes, R response positions, padded on the right. mask is 1.0 on response tokens,
+# <|endoftext|> included, and 0.0 on padding.
 
 
 def token_rewards(scores, logprobs, ref_logprobs, mask, beta):
-    """Equation 2's first term, spread over tokens: scores (B,), the rest (B, R) -> rewards (B, R).
+    """The first term of equation 2, per token: scores (B,), the rest (B, R) -> rewards (B, R).
 
-    The KL penalty is paid where it arises; the score is paid on the last token of the response."""
+    The log-ratio of a response is the sum over its tokens, so each token pays its own share of the
+    KL penalty. The score is paid on the last token, because it judges the whole response."""
     rewards = -beta * (logprobs - ref_logprobs) * mask                  # (B, R)
     last = mask.sum(1).long() - 1                                       # (B,)
     return rewards.scatter_add(1, last[:, None], scores[:, None])       # (B, R)
 
 
 def gae(rewards, values, mask, gamma=1.0, lam=0.95):
-    """Generalised advantage estimation (Schulman et al. 2016): rewards, values, mask (B, R) -> advantages, returns (B, R).
+    """Generalised advantage estimation (Schulman et al. 2016): all (B, R) -> advantages, returns.
 
-        delta_t = r_t + gamma V_(t+1) - V_t         A_t = delta_t + gamma lam A_(t+1)         return_t = A_t + V_t
+        delta_t  = r_t + gamma V_(t+1) - V_t
+        A_t      = delta_t + gamma lam A_(t+1)
+        return_t = A_t + V_t
 
-    V_t is the value before token t is emitted; after the last token it is 0."""
-    advantages, following, next_value = torch.zeros_like(rewards), 0.0, 0.0
+    V_t is predicted before token t is sampled, so A_t says how much more reward followed than was
+    expected. lam chooses whom to trust. lam = 1 takes all rewards that were sampled, minus V_t:
+    right on average, but noisy. lam = 0 takes one reward and then trusts V_(t+1): little noise,
+    but wrong wherever V is wrong. After the last token no reward is left to come, so V is 0."""
+    advantages = torch.zeros_like(rewards)                              # (B, R)
+    next_advantage, next_value = 0.0, 0.0
     for t in reversed(range(rewards.shape[1])):
-        m = mask[:, t]                                                  # (B,): past the end everything stays 0
         delta = rewards[:, t] + gamma * next_value - values[:, t]       # (B,)
-        following = (delta + gamma * lam * following) * m               # (B,)
-        next_value = values[:, t] * m                                   # (B,)
-        advantages[:, t] = following
+        advantages[:, t] = (delta + gamma * lam * next_advantage) * mask[:, t]      # 0 past the end
+        next_advantage = advantages[:, t]                               # (B,)
+        next_value = values[:, t] * mask[:, t]                          # (B,)
     return advantages, (advantages + values) * mask
 
 
@@ -114,404 +112,595 @@ def masked_mean(x, mask):
 
 
 def whiten(x, mask):
-    """Mean 0, variance 1 over response tokens; (B, R) -> (B, R). For advantages only: it would change a
-    reward's sign. [not stated in the paper]"""
+    """Mean 0 and variance 1 over response tokens: (B, R), (B, R) -> (B, R). [not stated]
+
+    Only for advantages, which say how far and which way to push each token. A common scale makes
+    the step size independent of the scores. A constant taken off all of them changes no gradient
+    on average, because no token can gain probability unless others lose it. A constant taken off
+    all rewards would be different: every token would pay it, so shorter responses would win."""
     centred = (x - masked_mean(x, mask)) * mask                         # (B, R)
     return centred / (masked_mean(centred ** 2, mask) + 1e-8).sqrt()
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
-    """PPO's clipped objective (equation 7 of Schulman et al. 2017), all (B, R) -> (loss, share of tokens clipped).
+    """PPO's clipped objective (Schulman et al. 2017, eq. 7), all (B, R) -> loss, share clipped.
 
-        loss = mean_t max( -A_t ratio_t, -A_t clip(ratio_t, 1 - clip, 1 + clip) )         ratio = pi / pi_old
+        ratio = pi / pi_old
+        loss  = mean_t max( -A_t ratio_t, -A_t clip(ratio_t, 1 - clip, 1 + clip) )
 
-    The larger of the two losses counts: a step that has gone far enough in the good direction
-    (ratio > 1 + clip with A > 0, ratio < 1 - clip with A < 0) gets no more gradient; one in the bad direction always does."""
+    pi_old is the policy that sampled the rollout. Where pi = pi_old, the gradient of A ratio is
+    A times the gradient of log pi, and its mean over samples is the gradient of the expected
+    reward: raise what went better than expected, lower the rest. The samples say nothing about a
+    policy far from pi_old, so the larger of two losses counts: a step that has gone far enough in
+    the good direction (ratio > 1 + clip with A > 0, ratio < 1 - clip with A < 0) gets no more
+    gradient. A step in the bad direction always does."""
     ratio = (logprobs - old_logprobs).exp()                             # (B, R)
-    free = -advantages * ratio                                          # (B, R)
+    unclipped = -advantages * ratio                                     # (B, R)
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)             # (B, R)
-    return masked_mean(torch.maximum(free, clipped), mask), masked_mean((clipped > free).float(), mask)
+    loss = masked_mean(torch.maximum(unclipped, clipped), mask)         # scalar
+    return loss, masked_mean((clipped > unclipped).float(), mask)
 
 
 def value_loss(values, old_values, returns, mask, clip):
-    """1/2 mean_t max( (V - return)^2, (V_old + clip(V - V_old, -clip, clip) - return)^2 ), all (B, R) -> scalar. [not stated in the paper]"""
-    near = old_values + (values - old_values).clamp(-clip, clip)        # (B, R)
-    return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (near - returns) ** 2), mask)
+    """Half the squared error of the values, clipped too, all (B, R) -> scalar. [not stated]
+
+        1/2 mean_t max( (V - return)^2, (V_old + clip(V - V_old, -clip, clip) - return)^2 )
+
+    The clip keeps one noisy rollout from moving a value far. It is in units of reward here."""
+    values_clipped = old_values + (values - old_values).clamp(-clip, clip)      # (B, R)
+    error = (values - returns) ** 2                                     # (B, R)
+    error_clipped = (values_clipped - returns) ** 2                     # (B, R)
+    return 0.5 * masked_mean(torch.maximum(error, error_clipped), mask)
 
 
 def kl_estimates(logprobs, ref_logprobs):
-    """Two unbiased estimates of KL(pi || pi_ref) from pi's samples (Schulman 2020): (B, R) -> k1, k3 (B, R). k3 is never negative."""
+    """Two estimates of KL(pi || pi_ref) from samples of pi (Schulman 2020): (B, R) -> k1, k3.
+
+    Both are right on average. k1, the log-ratio, is what the penalty uses (equation 2). It may be
+    negative for a single token. k3 adds a term whose mean is 0 and is never negative, so it is
+    less noisy. It is only logged."""
     k1 = logprobs - ref_logprobs                                        # (B, R)
     return k1, (-k1).exp() - 1 + k1
 
 
-# ---------------------------------------------------------------- rollout
+# ------------------------------------------------------------- rollout, update, training loop
 
 
 def at_responses(x, prompt_lengths, mask):
-    """Cuts the response out of x (B, T or T - 1): column prompt_length - 1 + t -> column t of (B, R); 0 past the end.
+    """Cut the responses out of x (B, T or T - 1) -> (B, R), 0 on padding.
 
-    One to the left of the token, because both things that are cut stand there: model.logprobs puts the log-probability of
-    idx[:, c + 1] into column c, and the value before a token is what the network says having read all tokens before it."""
-    columns = prompt_lengths[:, None] - 1 + torch.arange(mask.shape[1], device=x.device)        # (B, R)
-    return torch.where(mask > 0, x.gather(1, columns.clamp(max=x.shape[1] - 1)), 0.0)           # (B, R)
+    Both log-probs and values are one column to the left of their token. Three prompt tokens p and
+    two response tokens y make:
 
+        column      0    1    2    3    4
+        idx         p1   p2   p3   y1   y2
+        logprobs    p2   p3   y1   y2           column c belongs to idx[:, c + 1]
+        values      p2   p3   y1   y2           predicted from the tokens before
 
-def response_logprobs(model, batch):
-    """Log-probabilities (B, R) of the response tokens, 0 past the end. batch: idx (B, T), lengths, prompt_lengths (B,), mask (B, R)."""
-    columns = torch.arange(1, batch["idx"].shape[1], device=batch["idx"].device)                # (T - 1,)
-    select = (columns >= batch["prompt_lengths"][:, None]) & (columns < batch["lengths"][:, None])      # (B, T - 1)
-    return at_responses(pretraining.logprobs(model, batch["idx"], select=select), batch["prompt_lengths"], batch["mask"])
-
-
-def batch_of(prompts, responses, pad, device):
-    """Lists of ids -> a dict of idx (B, T), lengths (B,), prompt_lengths (B,), mask (B, R). The mask comes from lengths, not from pads."""
-    idx, lengths = pad_batch([p + r for p, r in zip(prompts, responses)], pad, device)  # (B, T), (B,)
-    prompt_lengths = torch.tensor([len(p) for p in prompts], device=device)             # (B,)
-    R = int((lengths - prompt_lengths).max())
-    mask = (torch.arange(R, device=device) < (lengths - prompt_lengths)[:, None]).float()   # (B, R)
-    return dict(idx=idx, lengths=lengths, prompt_lengths=prompt_lengths, mask=mask)
+    """
+    steps = torch.arange(mask.shape[1], device=x.device)                # (R,)
+    columns = prompt_lengths[:, None] - 1 + steps                       # (B, R)
+    columns = columns.clamp(max=x.shape[1] - 1)                         # (B, R)
+    return torch.where(mask > 0, x.gather(1, columns), 0.0)             # (B, R)
 
 
-def by_length(lengths, size):
-    """Rows in parts of `size`, neighbours in length together, so that little padding is read: a tuple of LongTensors."""
-    return lengths.argsort(stable=True).split(size)
-
-
-def trimmed(batch, rows):
-    """The episodes `rows` (a LongTensor) of a rollout, its tensors cut to the longest of them."""
-    T, R = int(batch["lengths"][rows].max()), int(batch["mask"][rows].sum(1).max())
-    return {name: x[rows, :T if name == "idx" else R] if x.dim() == 2 else x[rows] for name, x in batch.items() if torch.is_tensor(x)}
+def read_episodes(batch, policy, reference, value_net, reward_model):
+    """Outputs of the four networks: logprobs, ref_logprobs, values (B, R), scores (B,)."""
+    dtype = policy.lm_head.weight.dtype
+    logprobs = torch.zeros_like(batch["mask"], dtype=dtype)             # (B, R)
+    ref_logprobs = torch.zeros_like(logprobs)                           # (B, R)
+    values = torch.zeros_like(logprobs)                                 # (B, R)
+    scores = logprobs.new_zeros(len(logprobs))                          # (B,)
+    for episodes in by_length(batch["lengths"], MICRO_BATCH):
+        part = trimmed(batch, episodes)
+        r = part["mask"].shape[1]                                       # the longest response here
+        logprobs[episodes, :r] = response_logprobs(policy, part)
+        ref_logprobs[episodes, :r] = response_logprobs(reference, part)
+        values[episodes, :r] = response_values(value_net, part)
+        scores[episodes] = reward_model(part["idx"], part["lengths"])
+    return logprobs, ref_logprobs, values, scores
 
 
 @torch.no_grad()
-def rollout(rows, policy, reference, value_net, reward_model, config, generator):
-    """Answers a batch of prompts with the policy and works out everything that the update needs, all without gradient.
+def rollout(prompts, policy, reference, value_net, reward_model, config, generator):
+    """Answer a batch of prompts and compute all that the update needs, without gradients.
 
-    Returns a dict of what the update needs: idx (B, T), lengths, prompt_lengths (B,), mask, logprobs, values, returns, advantages
-    (B, R), whitened over the whole rollout after the returns were formed; and for trace and the log raw_advantages, ref_logprobs,
-    rewards (B, R), scores (B,) less missing_eos_penalty, answers, stats."""
-    encoding, device = tokenizer.load_cached(), policy.lm_head.weight.device
-    prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
-    responses = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)               # temperature 1 (1); ids, never decoded and encoded again
-    batch = batch_of(prompts, responses, policy.config.pad_id, device)
-    lengths, mask = batch["lengths"], batch["mask"]                                     # (B,), (B, R)
-    logprobs, ref_logprobs, values = torch.zeros(3, *mask.shape, dtype=policy.lm_head.weight.dtype, device=device)      # each (B, R)
-    scores = torch.zeros(len(rows), dtype=logprobs.dtype, device=device)                # (B,)
-    for few in by_length(lengths, MICRO_BATCH):
-        part = trimmed(batch, few)
-        r = part["mask"].shape[1]                                                       # the longest response among these
-        logprobs[few, :r] = response_logprobs(policy, part)
-        ref_logprobs[few, :r] = response_logprobs(reference, part)
-        values[few, :r] = at_responses(value_net.values(part["idx"]), part["prompt_lengths"], part["mask"])
-        scores[few] = reward_model(part["idx"], part["lengths"])
-    answers = [tokenizer.response_text(encoding, ids) for ids in responses]
-    ended = torch.tensor([e for _, e in answers], device=device).float()                # (B,)
-    scores = scores - config.missing_eos_penalty * (1 - ended)                          # (B,)
-    rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.beta)          # (B, R)
-    advantages, returns = gae(rewards, values, mask, 1.0, config.lam)                   # (B, R), (B, R)
-    k1, k3 = kl_estimates(logprobs, ref_logprobs)                                       # (B, R), (B, R)
-    gold = [gold_judge.judge(row["task"], text, e).utility for row, (text, e) in zip(rows, answers)]
-    unexplained = masked_mean((returns - values) ** 2, mask) / masked_mean((returns - masked_mean(returns, mask)) ** 2, mask).clamp(min=1e-8)  # scalar
-    stats = dict(score=scores.mean(), gold=sum(gold) / len(gold), kl=(k1 * mask).sum(1).mean(), kl_k3=(k3 * mask).sum(1).mean(),
-                 reward=rewards.sum(1).mean(), length=mask.sum(1).mean(), ended=ended.mean(), entropy=-masked_mean(logprobs, mask),
-                 explained_variance=1 - unexplained)
-    return dict(**batch, logprobs=logprobs, values=values, returns=returns, advantages=whiten(advantages, mask),
-                ref_logprobs=ref_logprobs, rewards=rewards, raw_advantages=advantages,
-                stats={k: float(v) for k, v in stats.items()}, answers=answers, scores=scores)
+    prompts: rows of data/prompts_rl.jsonl. Returns a dict: idx (B, T), lengths, prompt_lengths
+    (B,), mask, logprobs, ref_logprobs, values, rewards, raw_advantages, returns, advantages (B, R),
+    scores (B,), answers (a list of {"text", "ended"}) and stats (means for the log)."""
+    encoding = tokenizer.load_cached()
+    device = policy.lm_head.weight.device
 
+    # 1. Sample a response to each prompt, at temperature 1 (1).
+    prompt_ids = tokenizer.encode_prompts(encoding, prompts)
+    responses = generate(policy, prompt_ids, MAX_NEW_TOKENS, 1.0, generator)
+    answers = tokenizer.decode_responses(encoding, responses)
+    batch = batch_of(prompt_ids, responses, policy.config.pad_id, device)
 
-# ---------------------------------------------------------------- update
+    # 2. Read them again. Sampling knew the log-probs, but computed them with left padding and a
+    #    cache. Computed as in the update, they agree with it to rounding, so the first ratio is 1.
+    #    Another value means that rollout and update disagree, e.g. by dropout or a temperature.
+    logprobs, ref_logprobs, values, scores = read_episodes(
+        batch, policy, reference, value_net, reward_model)
+
+    # 3. Rewards. A response that was cut off at MAX_NEW_TOKENS loses missing_eos_penalty.
+    ended = torch.tensor([float(a["ended"]) for a in answers], device=device)       # (B,)
+    scores = scores - config.missing_eos_penalty * (1 - ended)          # (B,)
+    rewards = token_rewards(scores, logprobs, ref_logprobs, batch["mask"], config.beta)     # (B, R)
+
+    # 4. Advantages. Returns are the value network's targets, in units of reward, so they are formed
+    #    before the advantages are whitened.
+    raw_advantages, returns = gae(rewards, values, batch["mask"], 1.0, config.lam)  # (B, R) twice
+    advantages = whiten(raw_advantages, batch["mask"])                  # (B, R)
+
+    batch |= dict(logprobs=logprobs, ref_logprobs=ref_logprobs, values=values, rewards=rewards,
+                  raw_advantages=raw_advantages, returns=returns, advantages=advantages,
+                  scores=scores, answers=answers)
+    return batch | {"stats": rollout_stats(batch, ended)}
 
 
-def update(batch, rows, policy, value_net, optimizers, config, documents=None):
-    """One optimiser step of policy and value network on the episodes `rows` (a LongTensor) of a rollout.
+def update(batch, episodes, policy, value_net, optimizers, config, documents=None):
+    """One optimiser step of policy and value network. Returns the step's metrics, a dict of floats.
 
-    The gradient is added up over parts of like length, each weighed by its share of the tokens: the same sum, with less padding.
-    documents: corpus texts whose pretraining loss, times gamma_ptx, joins the same step (equation 2). Returns the update's metrics,
-    floats."""
-    tokens, ratio = batch["mask"][rows].sum(), 0.0                                      # scalars
-    metrics = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "approx_kl"), 0.0)       # means over all tokens
-    for few in by_length(batch["lengths"][rows], MICRO_BATCH):
-        part = trimmed(batch, rows[few])
-        mask, share = part["mask"], part["mask"].sum() / tokens                         # (b, r), scalar
-        logprobs = response_logprobs(policy, part)                                      # (b, r)
-        loss, clip_fraction = policy_loss(logprobs, part["logprobs"], part["advantages"], mask, config.clip_range)        # scalars
-        (share * loss).backward()
-        values = at_responses(value_net.values(part["idx"]), part["prompt_lengths"], mask)          # (b, r)
-        v_loss = value_loss(values, part["values"], part["returns"], mask, config.clip_range)             # scalar
+    episodes: numbers of the rollout's episodes in this minibatch, a LongTensor. documents: texts of
+    the corpus for PPO-ptx. Gradients are accumulated over micro-batches of similar length, weighted
+    by their share of the tokens: the gradient of the whole minibatch, with less padding."""
+    n_tokens = batch["mask"][episodes].sum()                            # scalar
+    metrics = dict.fromkeys(UPDATE_METRICS, 0.0)
+    for numbers in by_length(batch["lengths"][episodes], MICRO_BATCH):
+        part = trimmed(batch, episodes[numbers])
+        share = part["mask"].sum() / n_tokens                           # scalar
+
+        # 1. The policy: equation 7 of the PPO paper.
+        logprobs = response_logprobs(policy, part)                      # (b, r)
+        p_loss, clipped = policy_loss(                                  # scalars
+            logprobs, part["logprobs"], part["advantages"], part["mask"], config.clip_range)
+        (share * p_loss).backward()
+
+        # 2. The value network: predict the returns.
+        values = response_values(value_net, part)                       # (b, r)
+        v_loss = value_loss(                                            # scalar
+            values, part["values"], part["returns"], part["mask"], config.clip_range)
         (share * v_loss).backward()
-        logprobs = logprobs.detach()                                                    # (b, r)
-        approx_kl = masked_mean(kl_estimates(part["logprobs"], logprobs)[1], mask)      # scalar
-        for name, value in zip(metrics, (loss, v_loss, clip_fraction, approx_kl)):
-            metrics[name] += (share * value).item()
-        ratio = max(ratio, 1 + (((logprobs - part["logprobs"]).exp() - 1) * mask).abs().max().item())
-    ptx_loss = torch.zeros(())                                                          # scalar
+        add_metrics(metrics, part, logprobs.detach(), share, p_loss, v_loss, clipped)
+
+    # 3. The pretraining mix of PPO-ptx joins the same step (equation 2).
     if documents:
-        ptx_loss = corpus_loss(policy, documents)                                       # scalar
+        ptx_loss = corpus_loss(policy, documents)                       # scalar
         (config.gamma_ptx * ptx_loss).backward()
-    grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)                      # scalar [not stated]
-    nn.utils.clip_grad_norm_(value_net.parameters(), 1.0)                               # [not stated]
+        metrics["ptx_loss"] = ptx_loss.item()
+
+    # 4. One step of Adam for both networks.
+    grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)      # scalar [not stated]
+    nn.utils.clip_grad_norm_(value_net.parameters(), 1.0)               # [not stated]
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return dict(**metrics, ptx_loss=ptx_loss.item(), ratio=ratio, grad_norm=grad_norm.item())
+    return metrics | {"grad_norm": grad_norm.item()}
 
 
-# ---------------------------------------------------------------- training
+def train_policy(config, name, reward_name, iterations, gamma_ptx):
+    """PPO against out/<reward_name>.pt: writes out/<name>.pt, out/<name>_value.pt and
+    out/<name>.jsonl, and returns the policy, averaged over the run."""
+    start = time.time()
+    device, rng, generator = set_up(config)
+
+    # Two networks learn, two are frozen. The policy is in eval mode: with dropout, the first ratio
+    # would not be 1. The value network is a separate one, so that its loss does not pull at the
+    # policy. It starts from the reward model, which can already predict a response's score.
+    sft_mix = files.require(config, "sft_mix", "sft.py")
+    policy = load_model(sft_mix, device)
+    reference = load_model(sft_mix, device)
+    reward_model = load_reward_model(files.require(config, reward_name, "reward.py"), device)
+    value_net = copy.deepcopy(reward_model)
+    optimizers = make_optimizers(policy, value_net, config)
+    # Each rollout adds noise to the policy. Its average over the run (EMA, C.4) is smoother, so it
+    # is kept. The start has 1.8 % of the weight at the end, as with the paper's 0.992 after 500.
+    ema_policy = copy.deepcopy(policy)
+    decay = 0.018 ** (1 / iterations)
+
+    check(config, policy.config.block_size)
+    config = replace(config, gamma_ptx=gamma_ptx)
+    all_prompts = files.read_prompts("rl")
+    if gamma_ptx:       # about 50 documents per 256 episodes (the paper: 8 examples per episode)
+        documents, _ = read_corpus(tokenizer.load_cached(), policy.config.block_size)
+        pretraining_batches = corpus_batches(documents, 2_048, rng)
+    queue = []
+    log = files.MetricLog(config, name)
+    bar = tqdm(range(iterations), desc=name)
+    for iteration in bar:
+        # 1. Rollout: answer prompts, score the responses, estimate advantages.
+        if len(queue) < config.rollout_size:
+            queue = rng.sample(all_prompts, len(all_prompts))
+        prompts = queue[:config.rollout_size]
+        queue = queue[config.rollout_size:]
+        batch = rollout(prompts, policy, reference, value_net, reward_model, config, generator)
+
+        # 2. Learning rates: linear warm-up from a tenth over 2 % of the run, then constant (C.4).
+        warm = min(1.0, 0.1 + 0.9 * iteration / max(1, round(0.02 * iterations)))
+        for group in [*optimizers[0].param_groups, *optimizers[1].param_groups]:
+            group["lr"] = warm * group["peak"]
+
+        # 3. PPO: ppo_epochs passes over the rollout, one optimiser step per minibatch.
+        steps = []
+        for _ in range(config.ppo_epochs):
+            order = torch.randperm(len(prompts), generator=generator, device=device)    # (B,)
+            for episodes in order.split(config.minibatch_size):
+                texts = next(pretraining_batches) if gamma_ptx else None
+                steps.append(update(batch, episodes, policy, value_net, optimizers, config, texts))
+
+        # 4. Average the weights.
+        with torch.no_grad():
+            for ema, now in zip(ema_policy.parameters(), policy.parameters()):
+                ema.lerp_(now, 1 - decay)
+
+        # 5. Log. Gold utility, the truth of the toy world, is logged and used for nothing else.
+        stats = batch["stats"] | {"gold": mean_gold(prompts, batch["answers"])}
+        log.write(step=iteration, **stats, **mean_metrics(steps))
+        show_progress(bar, iteration in (0, iterations - 1), stats, prompts, batch)
+
+    save_policy(config, name, reward_name, iterations, ema_policy, value_net)
+    print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s; its last rollout: "
+          f"score {stats['score']:.2f}, gold {stats['gold']:.3f}, KL {stats['kl']:.2f}\n")
+    return ema_policy
+
+
+# ================================================================================ PPO ends here
+# What follows: batching; bookkeeping of the loop; the comparison of six models; the whole run.
+
+MICRO_BATCH = 64    # episodes that pass through a network together: more need more memory
+
+
+def batch_of(prompts, responses, pad, device):
+    """Two lists of lists of ids -> dict: idx (B, T), lengths, prompt_lengths (B,), mask (B, R).
+
+    The mask comes from lengths and not from pad tokens."""
+    sequences = [p + r for p, r in zip(prompts, responses)]
+    idx, lengths = pad_batch(sequences, pad, device)                    # (B, T), (B,)
+    prompt_lengths = torch.tensor([len(p) for p in prompts], device=device)         # (B,)
+    response_lengths = lengths - prompt_lengths                         # (B,)
+    positions = torch.arange(int(response_lengths.max()), device=device)            # (R,)
+    mask = (positions < response_lengths[:, None]).float()              # (B, R)
+    return dict(idx=idx, lengths=lengths, prompt_lengths=prompt_lengths, mask=mask)
+
+
+def response_logprobs(model, batch):
+    """Log-probs of the response tokens, 0 on padding: batch of `batch_of` -> (B, R)."""
+    columns = torch.arange(1, batch["idx"].shape[1], device=batch["idx"].device)    # (T - 1,)
+    in_response = columns >= batch["prompt_lengths"][:, None]           # (B, T - 1)
+    not_padding = columns < batch["lengths"][:, None]                   # (B, T - 1)
+    logprobs = pretraining.logprobs(model, batch["idx"], select=in_response & not_padding)
+    return at_responses(logprobs, batch["prompt_lengths"], batch["mask"])           # (B, R)
+
+
+def response_values(value_net, batch):
+    """The value before each response token, 0 on padding: batch of `batch_of` -> (B, R)."""
+    return at_responses(value_net.values(batch["idx"]), batch["prompt_lengths"], batch["mask"])
+
+
+def by_length(lengths, size):
+    """Episode numbers in groups of `size`, similar lengths together, so that little is padding."""
+    return lengths.argsort(stable=True).split(size)
+
+
+def trimmed(batch, episodes):
+    """These episodes of a batch (a LongTensor of numbers), cut to the longest of them."""
+    T = int(batch["lengths"][episodes].max())
+    R = int(batch["mask"][episodes].sum(1).max())
+    part = {}
+    for name, x in batch.items():
+        if torch.is_tensor(x):
+            part[name] = x[episodes] if x.dim() == 1 else x[episodes, :T if name == "idx" else R]
+    return part
+
+
+# -------------------------------------------------------------------- bookkeeping of the loop
+
+# Means over a minibatch's tokens, but for the ratio
+UPDATE_METRICS = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "ptx_loss", "ratio")
 
 
 def make_optimizers(policy, value_net, config):
-    """Adam (0.9, 0.95; appendix C) for the policy and for the value network; each group of weights has its own peak rate.
+    """Adam (0.9, 0.95; appendix C) for the policy and for the value network.
 
-    Why the last layer norm has one: Adam moves a weight by about its rate a step, however large the gradient, so in a hundred steps
-    of 1e-3 that norm, near 1.7, cannot scale the logits much; but scaling them by 1.2 afterwards raised gold from 0.81 to
-    0.85. With a rate of its own the policy finds its own scale: gold 0.847, not 0.836, KL and corpus loss no higher (seed 11)."""
+    Each group of weights remembers its peak learning rate. The policy's last layer norm scales all
+    logits, so it sets how sure the policy is. It has a higher rate because Adam changes a weight
+    by at most about lr per step. At 1e-3, its scale could hardly change in 100 steps."""
+    norm = list(policy.transformer.ln_f.parameters())
     others = [p for name, p in policy.named_parameters() if "ln_f" not in name]
-    groups = [{"params": others, "peak": config.lr}, {"params": policy.transformer.ln_f.parameters(), "peak": config.lr_norm}]
-    return [torch.optim.Adam(parameters, betas=(0.9, 0.95), fused=True)
-            for parameters in (groups, [{"params": value_net.parameters(), "peak": config.value_lr}])]
+    policy_groups = [{"params": others, "peak": config.lr},
+                     {"params": norm, "peak": config.lr_norm}]
+    value_groups = [{"params": value_net.parameters(), "peak": config.value_lr}]
+    return [torch.optim.Adam(policy_groups, betas=(0.9, 0.95), fused=True),
+            torch.optim.Adam(value_groups, betas=(0.9, 0.95), fused=True)]
+
+
+def rollout_stats(batch, ended):
+    """Means over a rollout, for the log: a dict of floats. ended (B,)."""
+    mask = batch["mask"]                                                # (B, R)
+    k1, k3 = kl_estimates(batch["logprobs"], batch["ref_logprobs"])     # (B, R), (B, R)
+    spread = batch["returns"] - masked_mean(batch["returns"], mask)     # (B, R)
+    variance = masked_mean(spread ** 2, mask).clamp(min=1e-8)           # scalar
+    unexplained = masked_mean((batch["returns"] - batch["values"]) ** 2, mask)      # scalar
+    stats = dict(score=batch["scores"].mean(),
+                 kl=(k1 * mask).sum(1).mean(),
+                 kl_k3=(k3 * mask).sum(1).mean(),
+                 reward=batch["rewards"].sum(1).mean(),
+                 length=mask.sum(1).mean(),
+                 ended=ended.mean(),
+                 entropy=-masked_mean(batch["logprobs"], mask),
+                 explained_variance=1 - unexplained / variance)
+    return {name: float(value) for name, value in stats.items()}
+
+
+def add_metrics(metrics, part, logprobs, share, p_loss, v_loss, clip_fraction):
+    """Add a micro-batch's metrics, weighted by its share of the tokens, to a minibatch's.
+
+    approx_kl is KL(pi_old || pi): how far the update has come. ratio is 1 plus the largest
+    departure of pi / pi_old from 1."""
+    _, k3 = kl_estimates(part["logprobs"], logprobs)                    # (b, r)
+    departure = ((logprobs - part["logprobs"]).exp() - 1) * part["mask"]        # (b, r)
+    metrics["policy_loss"] += (share * p_loss).item()
+    metrics["value_loss"] += (share * v_loss).item()
+    metrics["clip_fraction"] += (share * clip_fraction).item()
+    metrics["approx_kl"] += (share * masked_mean(k3, part["mask"])).item()
+    metrics["ratio"] = max(metrics["ratio"], 1 + departure.abs().max().item())
+
+
+def mean_metrics(steps):
+    """An iteration's metrics: means over its optimiser steps.
+
+    The ratio is that of the first step, before which the policy has not moved: it must be 1."""
+    means = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]}
+    return means | {"ratio": steps[0]["ratio"]}
+
+
+def mean_gold(prompts, answers):
+    """Mean gold utility of a rollout's answers."""
+    verdicts = judge.judge_all(prompts, answers)
+    return sum(verdict.utility for verdict in verdicts) / len(verdicts)
+
+
+def show_progress(bar, with_samples, stats, prompts, batch):
+    """Update the progress bar. Print two episodes as "[score] prompt -> response"."""
+    bar.set_postfix(score=f"{stats['score']:.2f}", gold=f"{stats['gold']:.2f}",
+                    kl=f"{stats['kl']:.2f}")
+    for i in range(2 if with_samples else 0):
+        score, text = batch["scores"][i].item(), batch["answers"][i]["text"]
+        tqdm.write(f"    [{score:+.2f}] {prompts[i]['prompt']} -> {text}")
 
 
 def check(config, block_size):
-    """What RL needs, so that it is known before anything is trained; block_size: of the base model.
-    Raises UserError."""
-    rows = files.read_prompts("rl")
-    if len(rows) < config.rollout_size:
-        raise UserError(f"--rollout_size {config.rollout_size}: there are only {len(rows)} prompts in prompts_rl.jsonl")
-    prompts = [tokenizer.prompt_ids(tokenizer.load_cached(), row["prompt"]) for row in rows]
+    """Check what PPO needs before anything is trained. block_size: of the base model. Raises
+    UserError."""
+    prompts = files.read_prompts("rl")
+    if len(prompts) < config.rollout_size:
+        raise files.UserError(f"--rollout_size {config.rollout_size}: there are only "
+                              f"{len(prompts)} prompts in prompts_rl.jsonl")
+    prompt_ids = tokenizer.encode_prompts(tokenizer.load_cached(), prompts)
     what = "RL, the longest prompt with its response,"
-    files.check_room(block_size, prompts, what, MAX_NEW_TOKENS)
+    files.check_room(block_size, prompt_ids, what, MAX_NEW_TOKENS)
 
 
 def policy_settings(config, name, iterations, gamma_ptx):
-    """The settings that make out/<name>.pt and no others: saved with it, and what a later run must
-    ask for to keep it."""
-    settings = {key: value for key, value in settings_of(config).items() if key not in NOT_TRAINING}
+    """The settings that out/<name>.pt depends on: saved with it, and compared by a later run."""
+    settings = files.settings_of(config)
+    for key in ("split", "iterations", "iterations_1"):
+        del settings[key]
     length = "iterations_1" if name == "ppo_1" else "iterations"
     return settings | {length: iterations, "gamma_ptx": gamma_ptx}
 
 
-def train_policy(config, name, reward_name, iterations, gamma_ptx):
-    """PPO from out/sft_mix.pt against a reward model; writes out/<name>.pt, out/<name>_value.pt, out/<name>.jsonl; returns the policy.
-
-    Warm-up: 2 % of iterations, at least one, from a tenth of the learning rate, then constant, as in the paper. The weights are
-    averaged with a decay that has forgotten all but 1.8 % of the start at the end, as the paper's 0.992 has after 500
-    iterations; the averaged policy is the one that is kept and evaluated [the paper does not say]. Pretraining mix: 2,048 tokens,
-    about 50 documents, a step of 256 episodes (8 examples an episode)."""
-    start = time.time()
-    device, rng, generator = set_up(config)
-    encoding = tokenizer.load_cached()
-    path = require(config, "sft_mix", "sft.py")
-    policy, reference = load_model(path, device), load_model(path, device)          # in eval mode to the end: no dropout, so the ratio starts at 1
-    reward_model = load_reward_model(require(config, reward_name, "reward.py"), device)
-    check(config, policy.config.block_size)
-    value_net = copy.deepcopy(reward_model)                             # a network of its own, initialised from the RM
-    average, decay = copy.deepcopy(policy), 0.018 ** (1 / iterations)
-    optimizers = make_optimizers(policy, value_net, config)
-    rows = files.read_prompts("rl")
-    config = dataclasses.replace(config, gamma_ptx=gamma_ptx)
-    queue, log, bar = [], MetricLog(config, name), tqdm(range(iterations), desc=name)
-    pretraining_documents = corpus_batches(read_corpus(encoding, policy.config.block_size)[0], 2_048, rng) if gamma_ptx else None
-    for iteration in bar:
-        if len(queue) < config.rollout_size:
-            queue = rng.sample(rows, len(rows))
-        prompts, queue = queue[:config.rollout_size], queue[config.rollout_size:]
-        batch = rollout(prompts, policy, reference, value_net, reward_model, config, generator)
-        warm = min(1.0, 0.1 + 0.9 * iteration / max(1, round(0.02 * iterations)))
-        for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
-            group["lr"] = warm * group["peak"]
-        steps = []
-        for _ in range(config.ppo_epochs):
-            for few in torch.randperm(len(prompts), generator=generator, device=device).split(config.minibatch_size):        # (minibatch,)
-                documents = next(pretraining_documents) if gamma_ptx else None
-                steps.append(update(batch, few, policy, value_net, optimizers, config, documents))
-        with torch.no_grad():
-            for mean, now in zip(average.parameters(), policy.parameters()):
-                mean.lerp_(now, 1 - decay)
-        metrics = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]} | {"ratio": steps[0]["ratio"]}
-        log.write(step=iteration, **batch["stats"], **metrics)
-        bar.set_postfix(score=f"{batch['stats']['score']:.2f}", gold=f"{batch['stats']['gold']:.2f}", kl=f"{batch['stats']['kl']:.2f}")
-        if iteration in (0, iterations - 1):
-            for row, (text, _), value in list(zip(prompts, batch["answers"], batch["scores"].tolist()))[:2]:
-                tqdm.write(f"    [{value:+.2f}] {row['prompt']} -> {text}")
-    settings = policy_settings(config, name, iterations, gamma_ptx)
-    extra = stage_extra(config, "ppo", made_from=["sft_mix", reward_name]) | {"settings": settings}
-    save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)         # as it is: only the policy is averaged
-    save_checkpoint(Path(config.out) / f"{name}.pt", average, **extra)         # last: where it stands, the stage is finished
-    print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s; its last rollout: score {batch['stats']['score']:.2f}, "
-          f"gold {batch['stats']['gold']:.3f}, KL {batch['stats']['kl']:.2f}\n")
-    return average
+def save_policy(config, name, reward_name, iterations, policy, value_net):
+    """Save policy and value network with their provenance. The policy is last, because its file
+    marks the stage as complete."""
+    extra = files.stage_extra(config, "ppo", made_from=["sft_mix", reward_name])
+    extra["settings"] = policy_settings(config, name, iterations, config.gamma_ptx)
+    files.save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)
+    files.save_checkpoint(Path(config.out) / f"{name}.pt", policy, **extra)
 
 
-# ================================================================ evaluation
+# --------------------------------------------------------------- the comparison of six models
 
-# Two examples: with three, the longest evaluation prompt does not fit into the context.
-FEW_SHOT = [("Name two colours.", "I think of red and blue."), ("I am Ann. I lost my hat.", "I am sorry that you lost your hat, Ann.")]
-CHECKPOINTS = {name: {"gpt_prompted": "gpt", "sft_best_of_16": "sft"}.get(name, name) for name in MODELS}        # whose weights write the answers
+# The forum thread that prompts the base model. With three examples, the longest evaluation prompt
+# does not fit into the context.
+FEW_SHOT = [("Name two colours.", "I think of red and blue."),
+            ("I am Ann. I lost my hat.", "I am sorry that you lost your hat, Ann.")]
+# Whose weights write the answers of each model
+CHECKPOINTS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft", "sft_best_of_16": "sft",
+               "ppo": "ppo", "ppo_ptx": "ppo_ptx"}
 
 
 def few_shot_ids(encoding, prompt):
-    """The prompt as the next question of a forum thread with good answers: what "GPT (prompted)" gets."""
-    thread = [f"{corpus.QUESTION} {q}\n{corpus.ANSWER} {a}" for q, a in FEW_SHOT]
-    return [encoding.eot_token] + tokenizer.encode(encoding, "\n".join(thread + [f"{corpus.QUESTION} {prompt}\n{corpus.ANSWER}"]))
+    """The prompt as the next question of a thread with good answers, for "GPT (prompted)": ids."""
+    thread = [f"{corpus.QUESTION} {question}\n{corpus.ANSWER} {reply}"
+              for question, reply in FEW_SHOT]
+    thread.append(f"{corpus.QUESTION} {prompt}\n{corpus.ANSWER}")
+    return [encoding.eot_token] + tokenizer.encode(encoding, "\n".join(thread))
 
 
-def first_line(text, ended):
-    """The response up to the first line break: a new line is a new question. The same cut for every model."""
-    first, line_break, _ = text.partition("\n")
-    return {"text": first.strip(), "ended": ended or bool(line_break)}
+def first_line(response):
+    """A response up to its first line break, for every model alike: the base model goes on with the
+    next question of the thread."""
+    first, line_break, _ = response["text"].partition("\n")
+    return {"text": first.strip(), "ended": response["ended"] or bool(line_break)}
 
 
-def answer(name, model, rows, generator, reward_model=None):
-    """A response of one of MODELS to each row, at temperature 1: a list of {"text", "ended"}."""
+def answer(name, model, prompts, generator, reward_model=None):
+    """One response of a model of figures.MODELS to each prompt: a list of {"text", "ended"}.
+
+    Best of 16 draws 16 responses and keeps the one that the reward model scores highest."""
     encoding = tokenizer.load_cached()
-    ids = few_shot_ids if name == "gpt_prompted" else tokenizer.prompt_ids
-    prompts = [ids(encoding, row["prompt"]) for row in rows]
-    tries = 16 if name == "sft_best_of_16" else 1
-    rounds = [[first_line(*tokenizer.response_text(encoding, r)) for r in generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator)] for _ in range(tries)]
-    if tries == 1:
-        return rounds[0]
-    lines = [{"prompt": row["prompt"], "responses": [one[i] for one in rounds]} for i, row in enumerate(rows)]
-    scores = reward_stage.scores_of(reward_model, encoding, lines)      # the reward model sees by itself where the end is missing
-    return [rounds[values.index(max(values))][i] for i, values in enumerate(scores)]
+    to_ids = few_shot_ids if name == "gpt_prompted" else tokenizer.prompt_ids
+    prompt_ids = [to_ids(encoding, row["prompt"]) for row in prompts]
+    draws = []                                          # one list of responses per draw
+    for _ in range(16 if name == "sft_best_of_16" else 1):
+        sampled = generate(model, prompt_ids, MAX_NEW_TOKENS, 1.0, generator)
+        responses = tokenizer.decode_responses(encoding, sampled)
+        draws.append(list(map(first_line, responses)))
+    if len(draws) == 1:
+        return draws[0]
+    lines = []
+    for row, responses in zip(prompts, zip(*draws)):
+        lines.append({"prompt": row["prompt"], "responses": responses})
+    best = []
+    for line, scores in zip(lines, reward_stage.scores_of(reward_model, encoding, lines)):
+        best.append(line["responses"][scores.index(max(scores))])
+    return best
 
 
-def describe_model(model, rows, responses, closed, closed_responses, valid_documents, kl):
-    """results.json's entry for one model, preferences aside."""
+def describe_model(model, prompts, responses, closed, closed_responses, documents, kl):
+    """The entry of one model in results.json, preferences aside."""
     return {"params": sum(p.numel() for p in model.parameters()),
-            **gold_judge.report(rows, responses, closed, closed_responses),
-            "corpus_loss": validation_loss(model, valid_documents), "kl": kl}
+            **judge.report(prompts, responses, closed, closed_responses),
+            "corpus_loss": pretraining.validation_loss(model, documents), "kl": kl}
 
 
 @torch.no_grad()
-def kl_to_reference(model, reference, rows, generator):
-    """KL(pi || pi_SFT) in nats a response, k1 on fresh samples: a float."""
-    encoding = tokenizer.load_cached()
-    prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
-    responses = generate(model, prompts, MAX_NEW_TOKENS, 1.0, generator)
-    batch = batch_of(prompts, responses, model.config.pad_id, model.lm_head.weight.device)
-    k1, _ = kl_estimates(*(response_logprobs(m, batch) for m in (model, reference)))    # (B, R)
+def kl_to_reference(model, reference, prompts, generator):
+    """KL(pi || pi_ref) in nats per response, the mean of k1 over fresh samples: a float."""
+    prompt_ids = tokenizer.encode_prompts(tokenizer.load_cached(), prompts)
+    responses = generate(model, prompt_ids, MAX_NEW_TOKENS, 1.0, generator)
+    device = model.lm_head.weight.device
+    batch = batch_of(prompt_ids, responses, model.config.pad_id, device)
+    logprobs = response_logprobs(model, batch)                          # (B, R)
+    ref_logprobs = response_logprobs(reference, batch)                  # (B, R)
+    k1, _ = kl_estimates(logprobs, ref_logprobs)                        # (B, R)
     return (k1 * batch["mask"]).sum(1).mean().item()
 
 
 def evaluation_prompts(split):
-    """Lines of the prompts files: (those that all models answer, closed-domain ones)."""
-    rows = files.read_prompts(split)
+    """Rows of the prompts files: (those that all models answer, closed-domain ones)."""
+    prompts = files.read_prompts(split)
     if split == "eval":
-        return rows, files.read_prompts("closed")
-    return rows, [row for row in rows if row["use_case"] in tasks.CLOSED_DOMAIN]
+        return prompts, files.read_prompts("closed")
+    return prompts, [row for row in prompts if row["use_case"] in tasks.CLOSED_DOMAIN]
 
 
 def check_evaluation(config, block_size):
-    """What the evaluation needs, so that it is known before anything is trained; block_size: of the
-    base model. Raises UserError."""
+    """Check what the evaluation needs before anything is trained. Raises UserError."""
     if config.split not in ("eval", "valid"):
-        raise UserError(f"--split {config.split}: eval or valid")
-    rows, closed = evaluation_prompts(config.split)
-    if len(rows) < 2 or not closed:
-        raise UserError(f"{files.FOLDER}/prompts_{config.split}.jsonl: "
-                        "too few prompts to evaluate on")
-    prompts = [few_shot_ids(tokenizer.load_cached(), row["prompt"]) for row in rows + closed]
+        raise files.UserError(f"--split {config.split}: eval or valid")
+    prompts, closed = evaluation_prompts(config.split)
+    if len(prompts) < 2 or not closed:
+        raise files.UserError(f"{files.FOLDER}/prompts_{config.split}.jsonl: "
+                              "too few prompts to evaluate on")
+    encoding = tokenizer.load_cached()
+    sequences = [few_shot_ids(encoding, row["prompt"]) for row in prompts + closed]
     what = "evaluation, GPT's longest prompt, examples and response with it,"
-    files.check_room(block_size, prompts, what, MAX_NEW_TOKENS)
+    files.check_room(block_size, sequences, what, MAX_NEW_TOKENS)
 
 
 def evaluate(config):
-    """All six models on held-out prompts: returns what goes into out/results.json, and the responses by model."""
+    """Compare six models on prompts that no training has seen. Returns what results.json holds, the
+    prompts, and the responses by model."""
     device, rng, generator = set_up(config)
-    out, people = Path(config.out), get_labelers("held_out")
-    rows, closed = evaluation_prompts(config.split)
-    reward_model, reference = load_reward_model(out / "reward.pt", device), load_model(out / "sft_mix.pt", device)
-    documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)[1]
+    out = Path(config.out)
+    prompts, closed = evaluation_prompts(config.split)
+    reward_model = load_reward_model(out / "reward.pt", device)
+    reference = load_model(out / "sft_mix.pt", device)
+    _, documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)
+
+    # 1. Every model answers. The gold judge and the corpus loss describe it.
     responses, entries = {}, {}
-    for name in tqdm(MODELS, desc="evaluation"):
+    for name in tqdm(figures.MODELS, desc="evaluation"):
         model = load_model(out / f"{CHECKPOINTS[name]}.pt", device)
-        responses[name] = answer(name, model, rows, generator, reward_model)
-        kl = kl_to_reference(model, reference, rows[:300], generator) if name in ("sft", "ppo", "ppo_ptx") else None
-        entries[name] = describe_model(model, rows, responses[name], closed, answer(name, model, closed, generator, reward_model), documents, kl)
-    for name in MODELS:
-        entries[name]["win_rate_vs_sft"] = labeler.preference(rows, responses[name], responses["sft"], rng, people) if name != "sft" else [0.5, 0.5, 0.5]
-    perfect = [{"text": tasks.honest_answer(row["task"], rng), "ended": True} for row in rows]
-    ceiling = labeler.preference(rows, perfect, responses["sft"], rng, people)
-    report, _ = reward_stage.evaluate_reward_model(reward_model, reward_stage.Config(seed=config.seed, out=config.out, round=2), rows[:500])
+        responses[name] = answer(name, model, prompts, generator, reward_model)
+        kl = None
+        if name in ("sft", "ppo", "ppo_ptx"):
+            kl = kl_to_reference(model, reference, prompts[:300], generator)
+        on_closed = answer(name, model, closed, generator, reward_model)
+        entries[name] = describe_model(
+            model, prompts, responses[name], closed, on_closed, documents, kl)
+
+    # 2. Held-out labelers compare every model, and a perfect answerer, with the SFT baseline.
+    people = labeler.get_labelers("held_out")
+
+    def win_rate(ours, theirs):
+        return labeler.preference(prompts, ours, theirs, rng, people)
+
+    for name in figures.MODELS:
+        entries[name]["win_rate_vs_sft"] = [0.5, 0.5, 0.5]
+        if name != "sft":
+            entries[name]["win_rate_vs_sft"] = win_rate(responses[name], responses["sft"])
+    perfect = [{"text": tasks.honest_answer(row["task"], rng), "ended": True} for row in prompts]
+    ceiling = win_rate(perfect, responses["sft"])
+
+    # 3. The reward model, on prompts that it was not trained on.
+    settings = reward_stage.Config(seed=config.seed, out=config.out, round=2)
+    report, _ = reward_stage.evaluate_reward_model(reward_model, settings, prompts[:500])
+
+    # 4. Labelers compare PPO-ptx with the others.
+    preferred = {"sft": entries["ppo_ptx"]["win_rate_vs_sft"]}
+    for name in ("gpt", "gpt_prompted", "sft_best_of_16"):
+        preferred[name] = win_rate(responses["ppo_ptx"], responses[name])
+
     sft, best = entries["sft"]["utility"], entries["ppo_ptx"]["utility"]
-    wins = {name: labeler.preference(rows, responses["ppo_ptx"], responses[name], rng, people) for name in ("gpt", "gpt_prompted", "sft_best_of_16")}
-    return {"seed": config.seed, "split": config.split, "cores": torch.get_num_threads(), "device": str(device), "models": entries,
-            "ppo_ptx_preferred_to": {"sft": entries["ppo_ptx"]["win_rate_vs_sft"], **wins},
-            "ceiling_vs_sft": ceiling, "gap_closed": (best - sft) / (1 - sft), "reward_model": report}, rows, responses
+    results = {"seed": config.seed, "split": config.split, "cores": torch.get_num_threads(),
+               "device": str(device), "models": entries, "ppo_ptx_preferred_to": preferred,
+               "ceiling_vs_sft": ceiling, "gap_closed": (best - sft) / (1 - sft),
+               "reward_model": report}
+    return results, prompts, responses
 
 
-# ---------------------------------------------------------------- the whole run
+# ----------------------------------------------------------------------------- the whole run
 
 
 def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
-    """Runs every stage that has no output yet, then evaluates. Settings of earlier stages may be given (tests do)."""
+    """Run every stage that has no output yet, then evaluate. Returns the content of results.json.
+
+    Settings of earlier stages may be given, as tests do."""
     set_up(config)
-    out, common = Path(config.out), dict(seed=config.seed, out=config.out, device=config.device)
-    pretrain, sft = pretrain or pretraining.Config(**common), sft or sft_stage.Config(**common)
-    reward_1, reward_2 = reward_1 or reward_stage.Config(**common, round=1), reward_2 or reward_stage.Config(**common, round=2)
-    block_size = context_of(config, pretrain)
+    common = dict(seed=config.seed, out=config.out, device=config.device)
+    pretrain = pretrain or pretraining.Config(**common)
+    sft = sft or sft_stage.Config(**common)
+    reward_1 = reward_1 or reward_stage.Config(**common, round=1)
+    reward_2 = reward_2 or reward_stage.Config(**common, round=2)
+    block_size = files.context_of(config, pretrain)
+
+    def reward(names, settings):
+        return files.Stage("reward", names, reward_stage.dependencies(settings),
+                           lambda: reward_stage.check(settings, block_size),
+                           lambda: reward_stage.train(settings))
 
     def policy(name, reward_name, iterations, gamma_ptx):
-        return ("ppo", [name], policy_settings(config, name, iterations, gamma_ptx),
-                lambda: check(config, block_size),
-                lambda: train_policy(config, name, reward_name, iterations, gamma_ptx))
+        return files.Stage("ppo", [name], policy_settings(config, name, iterations, gamma_ptx),
+                           lambda: check(config, block_size),
+                           lambda: train_policy(config, name, reward_name, iterations, gamma_ptx))
 
-    # stage, what it makes, with which settings, what it needs, how it is made
-    plan = [("pretrain", ["gpt"], settings_of(pretrain),
-             lambda: None, lambda: pretraining.train(pretrain)),
-            ("sft", ["sft_mix"], settings_of(sft),
-             lambda: sft_stage.check(sft, block_size), lambda: sft_stage.train(sft)),
-            ("reward", ["reward_1", "sft"], reward_stage.dependencies(reward_1),
-             lambda: reward_stage.check(reward_1, block_size),
-             lambda: reward_stage.train(reward_1)),
-            policy("ppo_1", "reward_1", config.iterations_1, 0.0),
-            ("reward", ["reward"], reward_stage.dependencies(reward_2),
-             lambda: reward_stage.check(reward_2, block_size),
-             lambda: reward_stage.train(reward_2)),
-            policy("ppo", "reward", config.iterations, 0.0),
-            policy("ppo_ptx", "reward", config.iterations, config.gamma_ptx)]
-
-    # First everything that the run needs, so that nothing is found missing after hours of work.
-    check_standing(config, {name: settings if stage == "ppo" else None
-                            for stage, names, settings, _, _ in plan for name in names})
     check_evaluation(config, block_size)
-    for _, names, settings, needs, _ in plan:
-        if missing(config, names, settings):
-            needs()
-    files.check_complete(config)
-    seconds = files.stage_seconds(out / "seconds.json")
+    seconds = files.make_missing(config, [
+        files.Stage("data", [], {}, lambda: None, prepare.corpus_texts),
+        files.Stage("pretrain", ["gpt"], files.settings_of(pretrain),
+                    lambda: None, lambda: pretraining.train(pretrain)),
+        files.Stage("sft", ["sft_mix"], files.settings_of(sft),
+                    lambda: sft_stage.check(sft, block_size), lambda: sft_stage.train(sft)),
+        reward(["reward_1", "sft"], reward_1),
+        policy("ppo_1", "reward_1", config.iterations_1, 0.0),
+        reward(["reward"], reward_2),
+        policy("ppo", "reward", config.iterations, 0.0),
+        policy("ppo_ptx", "reward", config.iterations, config.gamma_ptx)])
+
     start = time.time()
-    prepare.corpus_texts()
-    seconds["data"] += time.time() - start
-    files.write(out / "seconds.json", json.dumps(seconds))
-    for stage, names, settings, _, make in plan:
-        if not missing(config, names, settings):
-            # Its parents may be new
-            check_standing(config, dict.fromkeys(names, settings if stage == "ppo" else None))
-            continue
-        start = time.time()
-        make()
-        seconds[stage] += time.time() - start
-        files.write(out / "seconds.json", json.dumps(seconds))
-    start = time.time()
-    results, rows, responses = evaluate(config)
-    plot_losses(out)
-    plot_dashboard(out)
-    plot_figures(out, results)
-    seconds |= {"evaluate": time.time() - start}
-    results |= {"seconds": seconds | {"total": sum(seconds.values())}, "peak_mb": peak_memory()}
+    results, prompts, responses = evaluate(config)
+    out = Path(config.out)
+    figures.plot_losses(out)
+    figures.plot_dashboard(out)
+    figures.plot_figures(out, results)
+    seconds["evaluate"] = time.time() - start
+    seconds["total"] = sum(seconds.values())
+    results |= {"seconds": seconds, "peak_mb": figures.peak_memory()}
     files.write(out / "results.json", json.dumps(results, indent=1))
-    side_by_side(rows, responses)
-    print(f"\n{table(results)}\n\nmade {out}/results.json, losses.png, reward.png, ppo.png and figures.png; {results['seconds']['total']:.0f} s in all, "
+    figures.side_by_side(prompts, responses)
+    print(f"\n{figures.table(results)}\n\nmade {out}/results.json, losses.png, reward.png, "
+          f"ppo.png and figures.png; {seconds['total']:.0f} s in all, "
           f"peak memory {results['peak_mb']:.0f} MB. Next: python model.py --chat {out}/ppo_ptx.pt")
     return results
 
 
 def main(config):
     """The command line."""
-    alone(config, [], {}, run)
+    files.alone(config, [], {}, run)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Callable, NamedTuple
 
 from data import files, tasks, tokenizer
 
@@ -375,6 +376,42 @@ def stage_seconds(path):
     if not isinstance(found, dict) or any(type(found.get(x)) not in (int, float) for x in stages):
         raise UserError(f"{path}: damaged, delete it")
     return found
+
+
+class Stage(NamedTuple):
+    """One step of the whole run."""
+    kind: str               # the entry of seconds.json that its time is added to
+    names: list             # of the checkpoints that it makes; none: made every time
+    settings: dict          # that these depend on
+    check: Callable         # raises UserError if something is missing that training needs
+    train: Callable         # makes the checkpoints
+
+
+def make_missing(config, stages):
+    """Train every stage that has no output yet. Returns seconds by kind of stage.
+
+    Everything is checked first, so that no error comes after hours of training."""
+    standing = {}
+    for stage in stages:
+        for name in stage.names:
+            standing[name] = stage.settings if stage.kind == "ppo" else None
+    check_standing(config, standing)
+    for stage in stages:
+        if missing(config, stage.names, stage.settings):
+            stage.check()
+    check_complete(config)
+    path = Path(config.out) / "seconds.json"
+    seconds = stage_seconds(path)
+    for stage in stages:
+        if stage.names and not missing(config, stage.names, stage.settings):
+            # Its parents may be new
+            check_standing(config, {name: standing[name] for name in stage.names})
+            continue
+        start = time.time()
+        stage.train()
+        seconds[stage.kind] += time.time() - start
+        write(path, json.dumps(seconds))
+    return seconds
 
 
 # ---------------------------------------------------------------- the metric log

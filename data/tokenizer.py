@@ -105,6 +105,20 @@ def response_text(encoding, ids):
     return encoding.decode(ids[:-1] if ended else ids).removeprefix(" ").replace("\n ", "\n"), ended
 
 
+def encode_prompts(encoding, rows):
+    """The ids of each row's prompt: a list of lists."""
+    return [prompt_ids(encoding, row["prompt"]) for row in rows]
+
+
+def decode_responses(encoding, sampled):
+    """The responses that lists of sampled ids stand for: a list of {"text", "ended"}."""
+    responses = []
+    for ids in sampled:
+        text, ended = response_text(encoding, ids)
+        responses.append({"text": text, "ended": ended})
+    return responses
+
+
 @functools.cache
 def load_cached():
     """`load()` of the project's own tokenizer, read once."""

@@ -73,7 +73,8 @@ def test_the_longest_evaluation_prompt_fits_into_the_context_with_both_examples(
 )
 def test_an_answer_ends_at_its_first_line_break(text, ended, expected):
     """A new line is a new question: who begins one has ended his answer."""
-    assert ppo.first_line(text, ended) == dict(zip(("text", "ended"), expected))
+    response = {"text": text, "ended": ended}
+    assert ppo.first_line(response) == dict(zip(("text", "ended"), expected))
 
 
 class Says:
@@ -727,7 +728,7 @@ def results():
 
 
 def test_every_figure_of_the_table_stands_under_its_model_with_the_papers_value_beside_it(results):
-    lines = ppo.table(results).splitlines()
+    lines = figures.table(results).splitlines()
     cells = [[line[30 + 16 * c : 46 + 16 * c].strip() for c in range(6)] for line in lines]
     assert cells[0] == TITLES
     for r, (title, key, paper) in enumerate(LINES):
@@ -741,7 +742,7 @@ def test_every_figure_of_the_table_stands_under_its_model_with_the_papers_value_
 
 
 def test_the_lines_under_the_table_name_what_they_measure(results):
-    text = ppo.table(results)
+    text = figures.table(results)
     for words in (
         "SFT 0.700 [0.680, 0.720]",
         "GPT 0.910 [0.900, 0.920]",
@@ -761,7 +762,7 @@ def test_the_lines_under_the_table_name_what_they_measure(results):
 
 def test_the_lead_of_the_final_policy_is_a_share_of_the_perfect_answerers(results):
     """70 % against the perfect answerer's 90 %: half of its lead over a coin."""
-    assert "PPO-ptx has 0.50 of its lead over a half" in ppo.table(results)
+    assert "PPO-ptx has 0.50 of its lead over a half" in figures.table(results)
 
 
 @pytest.fixture
@@ -776,7 +777,7 @@ def figure(monkeypatch):
 def test_figure_1_has_a_bar_for_each_win_rate_and_a_line_for_the_perfect_answerer(
     results, tmp_path, figure
 ):
-    ppo.plot_figures(tmp_path, results)
+    figures.plot_figures(tmp_path, results)
     preferred, metadata = figure()
     assert [bar.get_height() for bar in preferred.patches] == pytest.approx(
         [c / 10 for c in range(6)]
@@ -796,7 +797,7 @@ def test_figure_1_has_a_bar_for_each_win_rate_and_a_line_for_the_perfect_answere
 def test_figure_4_groups_the_bars_by_what_is_in_the_responses_a_bar_for_each_model(
     results, tmp_path, figure
 ):
-    ppo.plot_figures(tmp_path, results)
+    figures.plot_figures(tmp_path, results)
     axis = figure()[1]
     rows = {key: r for r, (_, key, _) in enumerate(LINES)}
     keys = [
@@ -828,7 +829,7 @@ def test_the_dashboard_shows_proxy_gold_kl_length_values_and_entropy_of_both_fin
             for step in range(3)
         ]
         files.write(tmp_path / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    ppo.plot_dashboard(tmp_path)
+    figures.plot_dashboard(tmp_path)
     for i, (axis, word) in enumerate(
         zip(figure(), ("score", "gold", "KL", "length", "variance", "entropy"))
     ):
@@ -866,7 +867,7 @@ def test_the_losses_are_drawn_against_steps_and_against_epochs(tmp_path, figure)
         encoding="utf-8",
         newline="\n",
     )
-    ppo.plot_losses(tmp_path)
+    figures.plot_losses(tmp_path)
     shown = [
         [(list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines]
         for axis in figure()
@@ -930,11 +931,9 @@ def stages(tmp_path, monkeypatch, results):
         return done
 
     monkeypatch.setattr(files, "FOLDER", world)
-    monkeypatch.setattr(
-        ppo,
-        "time",
-        SimpleNamespace(time=now, perf_counter=now, monotonic=now, sleep=lambda *_: None),
-    )
+    clocks = SimpleNamespace(time=now, perf_counter=now, monotonic=now, sleep=lambda *_: None)
+    for module in (ppo, files):
+        monkeypatch.setattr(module, "time", clocks)
     monkeypatch.setattr(prepare, "corpus_texts", recorder("data"))
     for script, stage in ((model, "pretrain"), (sft, "sft"), (reward, "reward")):
         monkeypatch.setattr(script, "train", recorder(stage))
@@ -951,9 +950,9 @@ def stages(tmp_path, monkeypatch, results):
             ),
         ),
     )
-    for name in dir(ppo):
+    for name in dir(figures):
         if name.startswith("plot"):
-            monkeypatch.setattr(ppo, name, lambda *_: None)
+            monkeypatch.setattr(figures, name, lambda *_: None)
     config = ppo.Config(
         seed=7, out=str(tmp_path / "out"), device="cpu", iterations_1=3, iterations=5, gamma_ptx=0.9
     )
@@ -1027,7 +1026,7 @@ def test_what_is_returned_is_what_is_written_and_the_table_is_shown(stages, resu
     assert json.loads(written) == json.loads(json.dumps(found))
     assert {key: found[key] for key in results} == results
     assert found["peak_mb"] == pytest.approx(figures.peak_memory(), rel=0.2)
-    assert ppo.table(found) in capsys.readouterr().out
+    assert figures.table(found) in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- the floors of CI

@@ -357,7 +357,7 @@ def test_what_a_rollout_returns_fits_together(players):
     batch, config = players.rollout(), players.config
     starts = batch["prompt_lengths"]
     lengths = starts + batch["mask"].sum(1).long()
-    ended = torch.tensor([float(e) for _, e in batch["answers"]])
+    ended = torch.tensor([float(answer["ended"]) for answer in batch["answers"]])
     with torch.no_grad():
         scores = players.reward_model(batch["idx"], lengths) - config.missing_eos_penalty * (1 - ended)
         values = at_responses(players.value_net.values(batch["idx"]), starts, batch["mask"])

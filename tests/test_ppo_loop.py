@@ -174,16 +174,13 @@ def test_the_score_of_a_rollout_is_the_reward_models_less_what_never_ending_cost
     assert batch["scores"].tolist() == pytest.approx([2, -1, 1])
     assert batch["stats"]["score"] == pytest.approx(2 / 3)
     assert batch["stats"]["ended"] == pytest.approx(2 / 3)
-    assert [e for _, e in batch["answers"]] == [
-        True,
-        False,
-        True,
-    ]
+    assert [answer["ended"] for answer in batch["answers"]] == [True, False, True]
 
 
 def test_gold_is_the_judges_mean_utility_of_what_was_answered(episode):
     """1 for the truth, 0.6 if it never ends, 0 for a falsehood: neither the score nor its mean."""
-    assert episode.rollout()["stats"]["gold"] == pytest.approx(1.6 / 3)
+    prompts, answers = [ROW] * 3, episode.rollout()["answers"]
+    assert ppo.mean_gold(prompts, answers) == pytest.approx(1.6 / 3)
 
 
 def test_the_length_of_a_response_counts_its_end(episode):
@@ -625,8 +622,8 @@ def test_the_rate_starts_at_a_tenth_is_whole_after_two_per_cent_of_the_iteration
     schedule."""
     rollouts = iter(range(1000))
     batch = {
-        "stats": dict(score=0.0, gold=0.0, kl=0.0),
-        "answers": [("", True)] * 4,
+        "stats": dict(score=0.0, kl=0.0),
+        "answers": [{"text": "", "ended": True}] * 4,
         "scores": torch.zeros(4),
     }
     watch(town.patch, "rollout", lambda given: (next(rollouts), batch)[1])
@@ -714,7 +711,7 @@ def test_a_checkpoint_says_what_it_was_made_from(town):
 
 
 def asked(rollouts):
-    return [[row["prompt"] for row in given.rows] for given in rollouts]
+    return [[row["prompt"] for row in given.prompts] for given in rollouts]
 
 
 def test_every_prompt_is_seen_before_one_comes_again(town):
@@ -784,7 +781,7 @@ def test_minibatches_cover_a_rollout_once_in_each_pass_over_it(town, epochs, siz
     small."""
     updates = watch(town.patch, "update", push())
     town.fit(iterations=1, ppo_epochs=epochs, minibatch_size=size)
-    rows = [given.rows.tolist() for given in updates]
+    rows = [given.episodes.tolist() for given in updates]
     assert [len(r) for r in rows] == sizes
     flat = sum(rows, [])
     assert [sorted(flat[i : i + 4]) for i in range(0, len(flat), 4)] == [[0, 1, 2, 3]] * epochs
@@ -793,7 +790,7 @@ def test_minibatches_cover_a_rollout_once_in_each_pass_over_it(town, epochs, siz
 def test_minibatches_are_shuffled_anew_in_each_pass(town):
     updates = watch(town.patch, "update", push())
     town.fit(iterations=2, ppo_epochs=2, rollout_size=12, minibatch_size=12)
-    orders = [tuple(given.rows.tolist()) for given in updates]
+    orders = [tuple(given.episodes.tolist()) for given in updates]
     assert len({*orders, tuple(range(12))}) == 5
 
 
@@ -853,7 +850,10 @@ def test_the_log_has_a_line_an_iteration_with_the_rollouts_stats_and_the_means_o
         assert {key: line[key] for key in FULL} == {
             key: (first if key == "ratio" else middle) + i for i, key in enumerate(FULL)
         }
-        assert set(line) == {"step", *given.result["stats"], *FULL}
+        assert line["gold"] == pytest.approx(
+            ppo.mean_gold(given.prompts, given.result["answers"]), abs=1e-6
+        )
+        assert set(line) == {"step", "gold", *given.result["stats"], *FULL}
 
 
 def test_the_ratio_is_logged_before_the_policy_has_moved_in_the_iteration(town):
@@ -870,10 +870,11 @@ def test_the_first_and_the_last_iteration_show_prompts_with_their_answers_and_sc
     town.fit(iterations=3)
     shown = capsys.readouterr().out
     for given, there in zip(rollouts, (True, False, True)):
-        for row, (text, _), score in list(
-            zip(given.rows, given.result["answers"], given.result["scores"].tolist())
+        for row, answer, score in list(
+            zip(given.prompts, given.result["answers"], given.result["scores"].tolist())
         )[:2]:
-            assert (f"[{score:+.2f}] {row['prompt']} -> {text}" in shown) == there
+            line = f"[{score:+.2f}] {row['prompt']} -> {answer['text']}"
+            assert (line in shown) == there
 
 
 # ---------------------------------------------------------------- an episode, token by token
