@@ -45,7 +45,7 @@ from tqdm import tqdm
 import model as pretraining
 import reward as reward_stage
 import sft as sft_stage
-from data import corpus, figures, files, judge, labeler, prepare, tasks, tokenizer
+from data import figures, files, judge, labeler, prepare, tasks, tokenizer
 from data.flags import BaseConfig, run_script, set_up
 from model import corpus_batches, corpus_loss, generate, load_model, pad_batch, read_corpus
 from reward import MAX_NEW_TOKENS, load_reward_model
@@ -299,7 +299,7 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
     ema_policy = copy.deepcopy(policy)
     decay = 0.018 ** (1 / iterations)
 
-    check(config, policy.config.block_size)
+    files.check_rl(config, policy.config.block_size, MAX_NEW_TOKENS)
     config = replace(config, gamma_ptx=gamma_ptx)
     all_prompts = files.read_prompts("rl")
     if gamma_ptx:       # about 50 documents per 256 episodes (the paper: 8 examples per episode)
@@ -335,9 +335,9 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
                 ema.lerp_(now, 1 - decay)
 
         # 5. Log. Gold utility, the truth of the toy world, is logged and used for nothing else.
-        stats = batch["stats"] | {"gold": mean_gold(prompts, batch["answers"])}
+        stats = batch["stats"] | {"gold": judge.mean_utility(prompts, batch["answers"])}
         log.write(step=iteration, **stats, **mean_metrics(steps))
-        show_progress(bar, iteration in (0, iterations - 1), stats, prompts, batch)
+        figures.show_progress(bar, iteration in (0, iterations - 1), stats, prompts, batch)
 
     save_policy(config, name, reward_name, iterations, ema_policy, value_net)
     print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s; its last rollout: "
@@ -455,33 +455,6 @@ def mean_metrics(steps):
     return means | {"ratio": steps[0]["ratio"]}
 
 
-def mean_gold(prompts, answers):
-    """Mean gold utility of a rollout's answers."""
-    verdicts = judge.judge_all(prompts, answers)
-    return sum(verdict.utility for verdict in verdicts) / len(verdicts)
-
-
-def show_progress(bar, with_samples, stats, prompts, batch):
-    """Update the progress bar. Print two episodes as "[score] prompt -> response"."""
-    bar.set_postfix(score=f"{stats['score']:.2f}", gold=f"{stats['gold']:.2f}",
-                    kl=f"{stats['kl']:.2f}")
-    for i in range(2 if with_samples else 0):
-        score, text = batch["scores"][i].item(), batch["answers"][i]["text"]
-        tqdm.write(f"    [{score:+.2f}] {prompts[i]['prompt']} -> {text}")
-
-
-def check(config, block_size):
-    """Check what PPO needs before anything is trained. block_size: of the base model. Raises
-    UserError."""
-    prompts = files.read_prompts("rl")
-    if len(prompts) < config.rollout_size:
-        raise files.UserError(f"--rollout_size {config.rollout_size}: there are only "
-                              f"{len(prompts)} prompts in prompts_rl.jsonl")
-    prompt_ids = tokenizer.encode_prompts(tokenizer.load_cached(), prompts)
-    what = "RL, the longest prompt with its response,"
-    files.check_room(block_size, prompt_ids, what, MAX_NEW_TOKENS)
-
-
 def policy_settings(config, name, iterations, gamma_ptx):
     """The settings that out/<name>.pt depends on: saved with it, and compared by a later run."""
     settings = files.settings_of(config)
@@ -502,28 +475,9 @@ def save_policy(config, name, reward_name, iterations, policy, value_net):
 
 # --------------------------------------------------------------- the comparison of six models
 
-# The forum thread that prompts the base model. With three examples, the longest evaluation prompt
-# does not fit into the context.
-FEW_SHOT = [("Name two colours.", "I think of red and blue."),
-            ("I am Ann. I lost my hat.", "I am sorry that you lost your hat, Ann.")]
 # Whose weights write the answers of each model
 CHECKPOINTS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft", "sft_best_of_16": "sft",
                "ppo": "ppo", "ppo_ptx": "ppo_ptx"}
-
-
-def few_shot_ids(encoding, prompt):
-    """The prompt as the next question of a thread with good answers, for "GPT (prompted)": ids."""
-    thread = [f"{corpus.QUESTION} {question}\n{corpus.ANSWER} {reply}"
-              for question, reply in FEW_SHOT]
-    thread.append(f"{corpus.QUESTION} {prompt}\n{corpus.ANSWER}")
-    return [encoding.eot_token] + tokenizer.encode(encoding, "\n".join(thread))
-
-
-def first_line(response):
-    """A response up to its first line break, for every model alike: the base model goes on with the
-    next question of the thread."""
-    first, line_break, _ = response["text"].partition("\n")
-    return {"text": first.strip(), "ended": response["ended"] or bool(line_break)}
 
 
 def answer(name, model, prompts, generator, reward_model=None):
@@ -531,13 +485,13 @@ def answer(name, model, prompts, generator, reward_model=None):
 
     Best of 16 draws 16 responses and keeps the one that the reward model scores highest."""
     encoding = tokenizer.load_cached()
-    to_ids = few_shot_ids if name == "gpt_prompted" else tokenizer.prompt_ids
+    to_ids = tokenizer.few_shot_ids if name == "gpt_prompted" else tokenizer.prompt_ids
     prompt_ids = [to_ids(encoding, row["prompt"]) for row in prompts]
     draws = []                                          # one list of responses per draw
     for _ in range(16 if name == "sft_best_of_16" else 1):
         sampled = generate(model, prompt_ids, MAX_NEW_TOKENS, 1.0, generator)
         responses = tokenizer.decode_responses(encoding, sampled)
-        draws.append(list(map(first_line, responses)))
+        draws.append(list(map(tokenizer.first_line, responses)))
     if len(draws) == 1:
         return draws[0]
     lines = []
@@ -569,34 +523,12 @@ def kl_to_reference(model, reference, prompts, generator):
     return (k1 * batch["mask"]).sum(1).mean().item()
 
 
-def evaluation_prompts(split):
-    """Rows of the prompts files: (those that all models answer, closed-domain ones)."""
-    prompts = files.read_prompts(split)
-    if split == "eval":
-        return prompts, files.read_prompts("closed")
-    return prompts, [row for row in prompts if row["use_case"] in tasks.CLOSED_DOMAIN]
-
-
-def check_evaluation(config, block_size):
-    """Check what the evaluation needs before anything is trained. Raises UserError."""
-    if config.split not in ("eval", "valid"):
-        raise files.UserError(f"--split {config.split}: eval or valid")
-    prompts, closed = evaluation_prompts(config.split)
-    if len(prompts) < 2 or not closed:
-        raise files.UserError(f"{files.FOLDER}/prompts_{config.split}.jsonl: "
-                              "too few prompts to evaluate on")
-    encoding = tokenizer.load_cached()
-    sequences = [few_shot_ids(encoding, row["prompt"]) for row in prompts + closed]
-    what = "evaluation, GPT's longest prompt, examples and response with it,"
-    files.check_room(block_size, sequences, what, MAX_NEW_TOKENS)
-
-
 def evaluate(config):
     """Compare six models on prompts that no training has seen. Returns what results.json holds, the
     prompts, and the responses by model."""
     device, rng, generator = set_up(config)
     out = Path(config.out)
-    prompts, closed = evaluation_prompts(config.split)
+    prompts, closed = files.evaluation_prompts(config.split)
     reward_model = load_reward_model(out / "reward.pt", device)
     reference = load_model(out / "sft_mix.pt", device)
     _, documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)
@@ -665,10 +597,10 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
 
     def policy(name, reward_name, iterations, gamma_ptx):
         return files.Stage("ppo", [name], policy_settings(config, name, iterations, gamma_ptx),
-                           lambda: check(config, block_size),
+                           lambda: files.check_rl(config, block_size, MAX_NEW_TOKENS),
                            lambda: train_policy(config, name, reward_name, iterations, gamma_ptx))
 
-    check_evaluation(config, block_size)
+    files.check_evaluation(config.split, block_size, MAX_NEW_TOKENS)
     seconds = files.make_missing(config, [
         files.Stage("data", [], {}, lambda: None, prepare.corpus_texts),
         files.Stage("pretrain", ["gpt"], files.settings_of(pretrain),
@@ -683,18 +615,12 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
 
     start = time.time()
     results, prompts, responses = evaluate(config)
-    out = Path(config.out)
-    figures.plot_losses(out)
-    figures.plot_dashboard(out)
-    figures.plot_figures(out, results)
     seconds["evaluate"] = time.time() - start
     seconds["total"] = sum(seconds.values())
     results |= {"seconds": seconds, "peak_mb": figures.peak_memory()}
+    out = Path(config.out)
+    figures.report(out, results, prompts, responses)
     files.write(out / "results.json", json.dumps(results, indent=1))
-    figures.side_by_side(prompts, responses)
-    print(f"\n{figures.table(results)}\n\nmade {out}/results.json, losses.png, reward.png, "
-          f"ppo.png and figures.png; {seconds['total']:.0f} s in all, "
-          f"peak memory {results['peak_mb']:.0f} MB. Next: python model.py --chat {out}/ppo_ptx.pt")
     return results
 
 

@@ -1,18 +1,30 @@
-"""Step 2. The reward model: what people prefer, as a number.
+"""Step 2. The reward model: what people prefer, as a number (Ouyang et al. 2022, section 3.5, C.2).
 
-    out/sft_epochs/*.pt, out/sft_mix.pt, out/gpt.pt -> out/rankings.jsonl, out/reward_1.pt, out/sft.pt       (round 1)
-    the same, out/reward_1.pt, out/ppo_1.pt         -> more rankings,      out/reward.pt                     (round 2)
+    round 1:  samples of sft_epochs/*.pt, sft_mix.pt, gpt.pt -> reward_1.pt, sft.pt, rankings.jsonl
+    round 2:  the same and samples of ppo_1.pt               -> reward.pt, more rankings
 
-Labelers rank K responses to a prompt (section 3.5: K = 4 to 9). The reward model is a language model with its last layer replaced
-by one that puts out a single number, and it learns to score the preferred response higher (equation 1):
+Labelers, who are simulated people (data/labeler.py), rank K responses to a prompt. The reward
+model r is a language model whose last layer gives one number instead of logits. It learns to
+give the higher score to the preferred response (equation 1):
 
     loss = - 1 / C(K, 2)  E[ log sigmoid( r(x, y_w) - r(x, y_l) ) ]
 
-All C(K, 2) pairs of a prompt are one batch element: each response is read once, the prompt once for all, and correlated pairs cannot be spread over
-several updates, which overfits (3.5). Ties are dropped (C.2); the mean is over the rest. A bias finally puts demonstrations at 0 on average (3.5).
+x is the prompt, y_w the response that won a comparison, y_l the one that lost. This is the
+Bradley-Terry model: people choose y_w with probability sigmoid(difference of the scores). The loss
+is the negative log-likelihood of their choices. Labelers need not give absolute marks.
 
-Two rounds. A reward model that has only seen the SFT model's responses is soon fooled by the policy that is trained against
-it; so, as the paper says of steps 2 and 3, the loop is iterated: the first PPO policy's responses are ranked too.
+- All C(K, 2) comparisons of a prompt form one batch element. They are correlated, so spreading
+  them over several updates would overfit (3.5). It is cheaper, too: one pass per response.
+- Ties are dropped (C.2), because equation 1 needs a winner and a loser.
+- The loss leaves the level of the scores free. A bias puts the demonstrations at 0 on average
+  (3.5), so that 0 means "as good as a labeler's answer". PPO does not need it: a constant added to
+  all scores is learned by the value network and cancels out of the advantages.
+
+Why two rounds: the policy of step 3 looks for responses with high scores. A reward model that has
+only seen samples of SFT models is wrong about many of these, so a first PPO policy's responses are
+ranked too. The paper iterates steps 2 and 3 in the same way.
+
+Round 2 ends like this, after 193 s on two cores: "made out/reward.pt from 17,439 rankings".
 """
 import json
 import random
@@ -27,127 +39,86 @@ from tqdm import tqdm
 
 from data import files, tokenizer
 from data.figures import plot_reward
-from data.judge import judge
-from data.labeler import agreement, get_labelers, opinions_without_noise
-from data.files import (
-    MetricLog, UserError, alone, context_of, load_checkpoint, require, save_checkpoint,
-    settings_of, stage_extra, read_rankings, sft_epochs
-)
+from data.files import UserError, load_checkpoint, require, sft_epochs
 from data.flags import BaseConfig, run_script, set_up
+from data.judge import ranked_by_judge
+from data.labeler import (
+    accuracy, agreement, get_labelers, margins_of, opinions_without_noise
+)
 from model import (
     GPTConfig, Transformer, batches_of_like_length, cosine, generate, init_weights, load_model,
     muon_and_adam, pad_batch
 )
 
-MAX_NEW_TOKENS = 32             # the longest response in ranking, RL and evaluation (1,000)
+MAX_NEW_TOKENS = 32             # of a response in ranking, RL and evaluation (1,000)
 
 
 @dataclass
 class Config(BaseConfig):
-    """Settings, the paper's value in brackets (3.5, C.2)."""
-    round: int = 1              # 1: rank samples of the SFT models; 2: also of the first PPO policy, and train on both rounds
+    """Settings, the paper's value in brackets (3.5, C.2). [not stated]: it gives none."""
+    round: int = 1              # 1: rank samples of SFT models; 2: of the first PPO policy, too
     prompts_1: int = 5_000      # prompts ranked in round 1 (33,207 in all)
     prompts_2: int = 15_000     # prompts ranked in round 2
-    k: int = 6                  # responses a prompt (4 to 9)
-    labelers_per_prompt: int = 5   # labelers who rank the same responses, each alone (mostly 1): a small model needs clear labels
-    epochs: int = 3             # passes over the rankings (1, for more overfit; PPO-ptx closed 0.44 of the gap to a perfect answerer, with 2 passes 0.41: one run)
-    batch_size: int = 8         # prompts of a step (64): we have fewer prompts, and small steps learn more from them
-    lr: float = 0.0045          # Muon's peak, for the matrices of the blocks, cosine to 10 % (Adam, 9e-6 for 6B)
-    lr_rest: float = 2e-3       # Adam's peak, for the rest (9e-6)
-
-
-# ---------------------------------------------------------------- rankings
-
-
-def response_sources(config):
-    """Who writes responses, each as (name, model, temperature): a list for the first K - 1 places, and one of odd writers that take
-    turns at the last (model None: the answer to another prompt).
-
-    Variety is what makes the reward model robust: hot samples, the base model and answers to other prompts show it the kinds
-    of nonsense that a policy might otherwise try. Most of the paper's come from SFT policies, some from PPO policies."""
-    sft = load_model(require(config, f"sft_epochs/{sft_epochs(config)[-1]}", "sft.py"))
-    mixed, gpt = load_model(require(config, "sft_mix", "sft.py")), load_model(require(config, "gpt", "model.py"))
-    odd = [("sft_hot", sft, 1.5), ("gpt", gpt, 1.0), ("other_prompt", None, 1.0)]
-    if config.round == 1:
-        return [("sft", sft, 1.0), ("sft", sft, 1.0), ("sft_mix", mixed, 1.0), ("sft_mix", mixed, 1.0), ("sft_hot", sft, 1.3)], odd
-    policy = load_model(require(config, "ppo_1", "ppo.py"))
-    return [("ppo_1", policy, 1.0), ("ppo_1", policy, 1.0), ("ppo_hot", policy, 1.3), ("sft", sft, 1.0), ("sft_mix", mixed, 1.0)], odd
-
-
-def collect(rows, mix, k, rng, generator):
-    """K distinct responses to each prompt: a list of lists of {"text", "ended", "sampler"}.
-
-    rows: lines of a prompts file; mix: see `response_sources`. The last place is taken by one of the odd samplers in turn. A response that
-    somebody has given already is drawn again, hotter (sampler NAME_again); one still the same is left out."""
-    encoding, (usual, odd) = tokenizer.load(), mix
-    prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
-    found = [{} for _ in rows]                                          # text -> response
-
-    def draw(which, name, model, temperature):
-        answers = generate(model, [prompts[i] for i in which], MAX_NEW_TOKENS, temperature, generator)
-        for i, ids in zip(which, answers):
-            text, ended = tokenizer.response_text(encoding, ids)
-            found[i].setdefault(text, {"text": text, "ended": ended, "sampler": name})
-
-    everybody = list(range(len(rows)))
-    for name, model, temperature in usual[:k - 1] if odd else usual[:k]:
-        draw(everybody, name, model, temperature)
-    for turn, (name, model, temperature) in enumerate(odd):
-        which = everybody[turn::len(odd)]
-        if model is not None:
-            draw(which, name, model, temperature)
-        else:
-            for i in which:                                             # somebody's right words, in the wrong place
-                other = rng.choice(list(found[rng.choice(everybody)].values()))
-                found[i].setdefault(other["text"], {**other, "sampler": name})
-    for again in range(3):
-        short = [i for i in everybody if len(found[i]) < k]
-        if short:
-            draw(short, f"{usual[again][0]}_again", usual[again][1], 1.2 + 0.2 * again)
-    return [rng.sample(list(responses.values()), min(k, len(responses))) for responses in found]
-
-
-def rank(rows, responses, people, rng, round, opinions=1):
-    """Lines for out/rankings.jsonl: one labeler ranks all responses to a prompt; further ones, each alone, give second opinions."""
-    ranked = []
-    for row, answers in zip(rows, responses):
-        person, *others = rng.sample(people, opinions)
-        ranked.append({"prompt": row["prompt"], "task": row["task"], "responses": answers,
-                       "ranks": person.rank(row["task"], answers), "labeler": person.name, "round": round,
-                       "second_opinions": [other.rank(row["task"], answers) for other in others]})
-    return ranked
+    k: int = 6                  # responses per prompt (4 to 9)
+    labelers_per_prompt: int = 5    # rank the same responses (mostly 1): averages out their errors
+    epochs: int = 3             # passes over the rankings (1, because more overfit)
+    batch_size: int = 8         # prompts per step (64): small steps learn more from fewer prompts
+    lr: float = 0.0045          # Muon's peak, for matrices of the blocks (Adam, 9e-6 for 6B)
+    lr_rest: float = 2e-3       # Adam's peak, for the other weights (9e-6)
 
 
 # ---------------------------------------------------------------- the model and its loss
 
 
 class RewardModel(nn.Module):
-    """A language model whose last layer puts out one number at each position. The parameter names are those of
-    GPT2ForSequenceClassification in transformers; PPO's value network is one of these too."""
+    """A language model whose last layer gives one number per position.
+
+    Parameter names are those of GPT2ForSequenceClassification in transformers. PPO's value network
+    is a RewardModel too."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.transformer = Transformer(config)
         self.score = nn.Linear(config.n_embd, 1, bias=False)
-        self.register_buffer("bias", torch.zeros(()))                   # puts demonstrations at 0 (3.5); not trained
+        self.register_buffer("bias", torch.zeros(()))       # not trained, see `centre`
         init_weights(self)
-        nn.init.zeros_(self.score.weight)                               # all responses start equal: loss log 2
+        nn.init.zeros_(self.score.weight)                   # all responses start equal: loss log 2
 
-    def values(self, idx, **sharing):
-        """idx (B, T) -> (B, T): the number at every position, having read up to and including it."""
-        return self.score(self.transformer(idx, **sharing)).squeeze(-1) + self.bias
+    def values(self, idx, **layout):
+        """idx (B, T) -> (B, T): a number per position, from the tokens up to and including it.
+
+        layout: `positions` and `attn_mask` of rows with several responses (`ranking_batch`)."""
+        hidden = self.transformer(idx, **layout)                        # (B, T, C)
+        return self.score(hidden).squeeze(-1) + self.bias               # (B, T)
 
     def forward(self, idx, lengths):
-        """idx (B, T), lengths (B,) -> scores (B,): the number at the last real token; padding behind it cannot matter."""
+        """idx (B, T), lengths (B,) -> scores (B,): the number at the last token before padding."""
         return self.values(idx).gather(1, lengths[:, None] - 1).squeeze(1)
 
 
+def ranking_loss(scores, preferred):
+    """Equation 1: scores (N, K), preferred (N, K, K) -> scalar, in nats per comparison.
+
+    preferred[n, i, j] counts the labelers who ranked response i of prompt n above j. The mean is
+    first over a prompt's comparisons, then over prompts, so that each prompt weighs the same."""
+    margins = scores[:, :, None] - scores[:, None, :]                   # (N, K, K): r_i - r_j
+    n_pairs = preferred.sum(dim=(1, 2))             # (N,): labelers x C(K, 2), less ties
+    log_likelihood = (F.logsigmoid(margins) * preferred).sum(dim=(1, 2))            # (N,)
+    loss_per_prompt = -log_likelihood / n_pairs.clamp(min=1)            # (N,)
+    return loss_per_prompt.sum() / (n_pairs > 0).sum().clamp(min=1)
+
+
 def from_language_model(path, device):
-    """A reward model with the trunk of a language model and a fresh head."""
+    """A reward model with the transformer of a language model and a new last layer."""
     saved = load_checkpoint(path, device)
-    model = RewardModel(GPTConfig(**{**saved["config"], "dropout": 0.0})).to(device)
-    model.transformer.load_state_dict({k.removeprefix("transformer."): v for k, v in saved["state"].items() if k.startswith("transformer.")})
+    shape = {**saved["config"], "dropout": 0.0}
+    model = RewardModel(GPTConfig(**shape)).to(device)
+    weights = {}
+    for name, tensor in saved["state"].items():
+        if name.startswith("transformer."):
+            weights[name.removeprefix("transformer.")] = tensor
+    model.transformer.load_state_dict(weights)
     return model
 
 
@@ -156,272 +127,412 @@ def load_reward_model(path, device="cpu"):
     return load_model(path, device, RewardModel)
 
 
-def ranking_loss(scores, valid):
-    """Equation 1. scores (N, K); valid (N, K, K), how many labelers ranked response i of a prompt above j -> scalar.
-
-    The mean over a prompt's pairs that are not tied, its labelers' together (with one labeler and no ties there are C(K, 2)), then
-    over prompts: each prompt is one batch element, however many pairs it has."""
-    margins = scores[:, :, None] - scores[:, None, :]                   # (N, K, K): r(x, y_i) - r(x, y_j)
-    pairs = valid.sum(dim=(1, 2))                                       # (N,): labelers x C(K, 2), less ties
-    losses = -(F.logsigmoid(margins) * valid).sum(dim=(1, 2)) / pairs.clamp(min=1)              # (N,)
-    return losses.sum() / (pairs > 0).sum().clamp(min=1)
-
-
-def ranking_batch(lines, encoding, pad, device):
-    """Lines of rankings -> idx, positions (N, T), attn_mask (N, 1, T, T), last (N, K), valid (N, K, K).
-
-    A row is a prompt with all its responses behind it, so that the prompt is read once, not K times. `attn_mask` lets each
-    response see the prompt and itself, not its neighbours, and positions go on from the prompt in each: the scores, taken
-    where a response ends (`last`), are those of the responses alone. Missing responses take part in no pair."""
-    K = max(len(line["responses"]) for line in lines)
-    rows, positions, parts, last, valid = [], [], [], torch.zeros(len(lines), K, dtype=torch.long), torch.zeros(len(lines), K, K)
-    for n, line in enumerate(lines):
-        prompt = tokenizer.prompt_ids(encoding, line["prompt"])
-        row, place, part = list(prompt), list(range(len(prompt))), [0] * len(prompt)            # part 0: the prompt
-        for k, r in enumerate(line["responses"]):
-            answer = tokenizer.response_ids(encoding, r["text"], r["ended"])
-            row, place = row + answer, place + list(range(len(prompt), len(prompt) + len(answer)))
-            part, last[n, k] = part + [k + 1] * len(answer), len(row) - 1
-        rows, positions, parts = rows + [row], positions + [place], parts + [part]
-        for ranks in map(torch.tensor, [line["ranks"], *line.get("second_opinions", [])]):      # (responses,)
-            valid[n, :len(ranks), :len(ranks)] += ranks[:, None] < ranks[None, :]
-    idx, positions, parts = (pad_batch(x, filler, device)[0] for x, filler in ((rows, pad), (positions, 0), (parts, K + 1)))   # (N, T)
-    causal = torch.ones(idx.shape[1], idx.shape[1], dtype=torch.bool, device=device).tril()     # (T, T)
-    attn_mask = causal & ((parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None]))    # (N, T, T)
-    return idx, positions, attn_mask[:, None], last.to(device), valid.to(device)
-
-
-@torch.no_grad()
-def score(model, encoding, pairs):
-    """Scores of many (prompt text, response {"text", "ended"}) pairs: a list of floats, in the order given."""
-    sequences = [tokenizer.prompt_ids(encoding, p) + tokenizer.response_ids(encoding, r["text"], r["ended"]) for p, r in pairs]
-    order, scores = sorted(range(len(pairs)), key=lambda i: len(sequences[i])), [0.0] * len(pairs)
-    for start in range(0, len(order), 256):
-        rows = order[start:start + 256]
-        values = model(*pad_batch([sequences[i] for i in rows], model.config.pad_id, model.score.weight.device))     # (up to 256,)
-        for i, value in zip(rows, values.tolist()):
-            scores[i] = value
-    return scores
-
-
-# ---------------------------------------------------------------- how good is it?
-
-
-def margins_of(ranked, scores):
-    """For every pair of responses that a labeler did not tie: score of the preferred minus score of the other; scores: a list a line."""
-    return [values[i] - values[j] for line, values in zip(ranked, scores)
-            for i, a in enumerate(line["ranks"]) for j, b in enumerate(line["ranks"]) if a < b]
-
-
-def accuracy(margins):
-    """The share of pairs whose order is right; an equal score is half right."""
-    return sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins) / max(1, len(margins))
-
-
-def scores_of(model, encoding, ranked):
-    """Scores of every response of every line: a list of lists."""
-    flat = iter(score(model, encoding, [(line["prompt"], r) for line in ranked for r in line["responses"]]))
-    return [[next(flat) for _ in line["responses"]] for line in ranked]
-
-
-def evaluate_reward_model(model, config, rows):
-    """The reward model on prompts that it was not trained on, responses from the same mix, and from the SFT model alone, whose repeats
-    are drawn again, hotter. Returns (results.json's "reward_model", score margins for the calibration plot). Ceilings: the accuracy of
-    the mean opinion of ten training labelers without noise, which a reward model trained on their rankings can hardly beat."""
-    encoding, rng, generator = tokenizer.load(), random.Random(config.seed), torch.Generator().manual_seed(config.seed)
-    usual, odd = response_sources(config)
-    mixed = collect(rows, (usual, odd), config.k, rng, generator)
-    sft = [("sft", load_model(require(config, "sft", "reward.py")), 1.0)] * config.k
-    alone = collect(rows, (sft, []), config.k, rng, generator)
-    people = {group: get_labelers(group) for group in ("train", "held_out")}
-    lines = {"train_labelers": rank(rows, mixed, people["train"], rng, 0), "heldout_labelers": rank(rows, mixed, people["held_out"], rng, 0),
-             "sft_pairs": rank(rows, alone, people["train"], rng, 0)}
-    ten, report, ceilings, margins = people["train"][:10], {}, {}, {}
-    for name, ranked in lines.items():
-        margins[name] = margins_of(ranked, scores_of(model, encoding, ranked))
-        report[f"accuracy_{name}"] = accuracy(margins[name])
-        ceilings[name] = accuracy(margins_of(ranked, opinions_without_noise(ranked, ten)))
-    gold = [{**line, "ranks": [-judge(line["task"], r["text"], r["ended"]).utility for r in line["responses"]]} for line in lines["train_labelers"]]
-    report["accuracy_gold"] = accuracy(margins_of(gold, scores_of(model, encoding, gold)))
-    ceilings["gold"] = accuracy(margins_of(gold, opinions_without_noise(gold, ten)))
-    report["labeler_agreement"] = agreement(lines["sft_pairs"], people["train"], rng)
-    return {**report, "ceilings": ceilings}, margins
-
-
-def rate_sft_epochs(config, model, rows, seed):
-    """Mean score that the reward model gives to samples of each SFT epoch on the prompts `rows`: a list of
-    (epoch's name, mean, half of a 95 % interval over samples), the best first.
-
-    One sample to each of 1,000 prompts errs by 0.03, and neighbouring epochs often differ by less. So the worse
-    half of the epochs goes after each round of samples, and those that are close are told apart by eight. If
-    eight cannot tell the last two apart, the later is taken: luck must not choose, and more epochs help people's
-    preference (C.1)."""
-    encoding, generator = tokenizer.load(), torch.Generator().manual_seed(seed)
-    prompts = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in rows]
-    left = sft_epochs(config)
-    scores = {name: [] for name in left}                                # a list per sample: a score per prompt
-
-    def mean(name):
-        return sum(map(sum, scores[name])) / len(rows) / len(scores[name])
-
-    for tries in (1, 1, 2, 4):
-        for name in tqdm(left, desc="which SFT epoch"):
-            policy = load_model(f"{config.out}/sft_epochs/{name}.pt")
-            for _ in range(tries):
-                answers = generate(policy, prompts, MAX_NEW_TOKENS, 1.0, generator)
-                texts = [tokenizer.response_text(encoding, ids) for ids in answers]
-                responses = [{"text": text, "ended": ended} for text, ended in texts]
-                scores[name].append(score(model, encoding, list(zip([row["prompt"] for row in rows], responses))))
-        finalists, left = left, sorted(left, key=mean, reverse=True)[:(len(left) + 1) // 2]
-    # How far the scores of one prompt's samples lie apart, averaged over prompts and epochs.
-    spread = torch.stack([torch.tensor(s).var(0) for s in scores.values() if len(s) > 1]).mean().sqrt().item()
-    table = [(name, mean(name), 1.96 * spread / (len(rows) * len(scores[name])) ** 0.5) for name in scores]
-    chosen = choose(table, finalists)
-    return sorted(table, key=lambda row: (row[0] == chosen, row[1]), reverse=True)
-
-
-def choose(table, finalists):
-    """The better of the last two epochs, the later one if a 95 % interval of their difference holds 0; table: see rate_sft_epochs."""
-    rated = {name: (mean, error) for name, mean, error in table}
-    best, later = max(finalists, key=lambda name: rated[name][0]), max(finalists, key=int)
-    return later if rated[best][0] - rated[later][0] <= 2 ** 0.5 * rated[later][1] else best
-
-
-def keep_best_sft(config, model, rows):
-    """Writes the SFT epoch whose samples the reward model scores best on validation prompts (C.1) to out/sft.pt: the baseline."""
-    table = rate_sft_epochs(config, model, rows, config.seed)
-    epoch = table[0][0]
-    chosen = load_model(f"{config.out}/sft_epochs/{epoch}.pt")
-    save_checkpoint(Path(config.out) / "sft.pt", chosen, **stage_extra(config, "sft", made_from=["gpt", "reward_1"]), epoch=int(epoch), scores=table)
-    print(f"    the reward model likes SFT epoch {int(epoch)} best; it becomes {config.out}/sft.pt, the baseline")
-
-
 # ---------------------------------------------------------------- training
 
 
-def fit(config, ranked):
-    """config.epochs passes over the rankings; returns (model, losses: nats a pair, a number a step).
+def ranking_batch(rankings, encoding, pad, device):
+    """Rankings -> idx, positions (N, T), attn_mask (N, 1, T, T), last (N, K), preferred (N, K, K).
 
-    Round 1 starts from the base model, much as the paper's final one (C.2: a GPT-3 fine-tuned on public data), not from SFT (3.5); it
-    made no difference (round 2 begun anew: of validation pairs 91 and 93 % in the judge's order from SFT, 91 and 94 % from the base
-    model; seeds 11, 13). Round 2 goes on from round 1's model (93 and 93 %): a new one may be late to compare answer and prompt.
+    A row holds a prompt and all its responses, so that the prompt is read once and not K times:
 
-    Muon, with which the base model was trained too, learns to do so sooner than Adam: of the pairs of PPO's samples Adam's reward model
-    ordered 61 to 63 % as the judge does, Muon's 75 and 68 % (seeds 11 and 12). `lr` of 0.003 and 0.0065: 91 and 90 %, not 92 (seed 12)."""
-    (device, rng, _), encoding = set_up(config), tokenizer.load()
-    model = (from_language_model(require(config, "gpt", "model.py"), device) if config.round == 1 else
-             load_reward_model(require(config, "reward_1", "reward.py"), device))
+        tokens      x1 x2 x3   a1 a2   b1 b2 b3
+        part         0  0  0    1  1    2  2  2
+        positions    0  1  2    3  4    3  4  5
+        last                       ^          ^     where the scores are read
+
+    attn_mask lets a response see the prompt and itself but no other response, so its score is the
+    same as if it stood alone. A missing response takes part in no comparison."""
+    K = max(len(ranking["responses"]) for ranking in rankings)
+    last = torch.zeros(len(rankings), K, dtype=torch.long)
+    preferred = torch.zeros(len(rankings), K, K)
+    rows, positions, parts = [], [], []
+    for n, ranking in enumerate(rankings):
+        row = tokenizer.prompt_ids(encoding, ranking["prompt"])
+        start = len(row)
+        position = list(range(start))
+        part = [0] * start
+        for k, response in enumerate(ranking["responses"]):
+            ids = tokenizer.response_ids(encoding, response["text"], response["ended"])
+            row = row + ids
+            position += range(start, start + len(ids))
+            part += [k + 1] * len(ids)
+            last[n, k] = len(row) - 1
+        rows.append(row)
+        positions.append(position)
+        parts.append(part)
+        for ranks in [ranking["ranks"], *ranking.get("second_opinions", [])]:
+            ranks = torch.tensor(ranks)                                 # (responses,)
+            better = ranks[:, None] < ranks[None, :]                    # (responses, responses)
+            preferred[n, :len(ranks), :len(ranks)] += better
+    idx, _ = pad_batch(rows, pad, device)                               # (N, T)
+    positions, _ = pad_batch(positions, 0, device)                      # (N, T)
+    parts, _ = pad_batch(parts, K + 1, device)                          # (N, T)
+    T = idx.shape[1]
+    causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()   # (T, T)
+    is_prompt = parts[:, None, :] == 0                                  # (N, 1, T)
+    same_part = parts[:, None, :] == parts[:, :, None]                  # (N, T, T)
+    attn_mask = causal & (is_prompt | same_part)                        # (N, T, T)
+    return idx, positions, attn_mask[:, None], last.to(device), preferred.to(device)
+
+
+def fit(config, rankings):
+    """Train on the rankings for config.epochs passes. Returns (model, losses per step).
+
+    Round 1 starts from the base model, like the paper's final reward model, which started from a
+    GPT-3 fine-tuned on public data (C.2). Round 2 continues round 1's model, because a new one
+    may take long to find out how to compare a response with its prompt. For the same reason the
+    optimiser is Muon (model.py), which finds it sooner than Adam."""
+    device, rng, _ = set_up(config)
+    encoding = tokenizer.load()
+    if config.round == 1:
+        model = from_language_model(require(config, "gpt", "model.py"), device)
+    else:
+        model = load_reward_model(require(config, "reward_1", "reward.py"), device)
     optimizers = muon_and_adam(model, config.lr, config.lr_rest)
-    steps = config.epochs * (len(ranked) // config.batch_size)
-    if not steps:
-        raise UserError(f"--batch_size {config.batch_size}: there are only {len(ranked)} rankings")
-    log, bar = MetricLog(config, f"reward_{config.round}"), tqdm(range(steps), desc=f"reward model, round {config.round}")
+    n_steps = config.epochs * (len(rankings) // config.batch_size)
+    if not n_steps:
+        raise UserError(f"--batch_size {config.batch_size}: there are only {len(rankings)} "
+                        "rankings")
+
+    def n_characters(ranking):
+        return len(ranking["prompt"]) + sum(len(r["text"]) for r in ranking["responses"])
+
+    log = files.MetricLog(config, f"reward_{config.round}")
+    bar = tqdm(range(n_steps), desc=f"reward model, round {config.round}")
     losses, queue = [], []
     for step in bar:
-        queue = queue or batches_of_like_length(
-            ranked, config.batch_size, lambda line: len(line["prompt"]) + sum(len(r["text"]) for r in line["responses"]), rng)
-        lines = queue.pop()
-        idx, positions, attn_mask, last, valid = ranking_batch(lines, encoding, model.config.pad_id, device)
-        scores = model.values(idx, positions=positions, attn_mask=attn_mask).gather(1, last)        # (N, K)
-        loss = ranking_loss(scores, valid)
+        # 1. Batch: some prompts with all their responses.
+        if not queue:
+            queue = batches_of_like_length(rankings, config.batch_size, n_characters, rng)
+        idx, positions, attn_mask, last, preferred = ranking_batch(
+            queue.pop(), encoding, model.config.pad_id, device)
+
+        # 2. Loss: the score of a response is the number at its last token.
+        values = model.values(idx, positions=positions, attn_mask=attn_mask)        # (N, T)
+        scores = values.gather(1, last)                                 # (N, K)
+        loss = ranking_loss(scores, preferred)                          # scalar
+
+        # 3. Step: both optimisers, on the same schedule.
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)                                       # [not stated]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)               # [not stated]
         for optimizer, peak in optimizers:
-            optimizer.param_groups[0]["lr"] = cosine(step, steps, peak, warmup=steps // 50)
+            lr = cosine(step, n_steps, peak, warmup=n_steps // 50)
+            optimizer.param_groups[0]["lr"] = lr
             optimizer.step()
             optimizer.zero_grad()
-        right = ((scores[:, :, None] > scores[:, None, :]) * valid).sum().item() / max(1, valid.sum().item())
+
+        # 4. Log.
+        right = (scores[:, :, None] > scores[:, None, :]) * preferred   # (N, K, K)
+        share_right = right.sum().item() / max(1, preferred.sum().item())
         losses.append(loss.item())
-        log.write(step=step, loss=loss.item(), accuracy=right)
+        log.write(step=step, loss=loss.item(), accuracy=share_right)
         bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
     return model.eval(), losses
 
 
 @torch.no_grad()
 def centre(model, encoding):
-    """Sets the bias that puts the labelers' demonstrations at 0 on average (3.5)."""
-    demonstrations = files.read_jsonl(files.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)[:1_000]
-    scores = score(model, encoding, [(row["prompt"], {"text": row["completion"], "ended": True}) for row in demonstrations])
+    """Set the bias that puts the labelers' demonstrations at 0 on average (3.5)."""
+    path = files.FOLDER / "demonstrations.jsonl"
+    pairs = []
+    for row in files.read_jsonl(path, prompt=str, completion=str)[:1_000]:
+        pairs.append((row["prompt"], {"text": row["completion"], "ended": True}))
+    scores = score(model, encoding, pairs)
     model.bias -= sum(scores) / len(scores)
 
 
+# ---------------------------------------------------------------- collecting rankings
+
+
+def response_sources(config):
+    """Where responses come from: two lists of (name, model, temperature).
+
+    The first list fills the first K - 1 places. The second rotates through the last place: hot
+    samples, the base model, and a response to another prompt (model None). Such bad responses make
+    the reward model robust, because a policy may try them. The paper's come mostly from SFT models
+    and some from PPO policies (3.5)."""
+    last_epoch = sft_epochs(config)[-1]
+    sft = load_model(require(config, f"sft_epochs/{last_epoch}", "sft.py"))
+    sft_mix = load_model(require(config, "sft_mix", "sft.py"))
+    gpt = load_model(require(config, "gpt", "model.py"))
+    rotating = [("sft_hot", sft, 1.5), ("gpt", gpt, 1.0), ("other_prompt", None, 1.0)]
+    if config.round == 1:
+        fixed = [("sft", sft, 1.0), ("sft", sft, 1.0), ("sft_mix", sft_mix, 1.0),
+                 ("sft_mix", sft_mix, 1.0), ("sft_hot", sft, 1.3)]
+        return fixed, rotating
+    policy = load_model(require(config, "ppo_1", "ppo.py"))
+    fixed = [("ppo_1", policy, 1.0), ("ppo_1", policy, 1.0), ("ppo_hot", policy, 1.3),
+             ("sft", sft, 1.0), ("sft_mix", sft_mix, 1.0)]
+    return fixed, rotating
+
+
+def collect(prompts, sources, k, rng, generator):
+    """K distinct responses per prompt: a list of lists of {"text", "ended", "sampler"}.
+
+    prompts: rows of a prompts file. sources: see `response_sources`. A duplicate is sampled again
+    at a higher temperature (sampler NAME_again), up to three times, and then left out."""
+    encoding = tokenizer.load()
+    prompt_ids = tokenizer.encode_prompts(encoding, prompts)
+    fixed, rotating = sources
+    everyone = list(range(len(prompts)))
+    found = [{} for _ in prompts]                           # one dict per prompt: text -> response
+
+    def draw(numbers, name, model, temperature):
+        chosen = [prompt_ids[i] for i in numbers]
+        sampled = generate(model, chosen, MAX_NEW_TOKENS, temperature, generator)
+        for i, response in zip(numbers, tokenizer.decode_responses(encoding, sampled)):
+            found[i].setdefault(response["text"], {**response, "sampler": name})
+
+    for source in fixed[:k - 1] if rotating else fixed[:k]:
+        draw(everyone, *source)
+    for turn, (name, model, temperature) in enumerate(rotating):
+        numbers = everyone[turn::len(rotating)]
+        if model is not None:
+            draw(numbers, name, model, temperature)
+            continue
+        for i in numbers:                                   # right words in the wrong place
+            others = found[rng.choice(everyone)]
+            other = rng.choice(list(others.values()))
+            found[i].setdefault(other["text"], {**other, "sampler": name})
+    for attempt in range(3):
+        short = [i for i in everyone if len(found[i]) < k]
+        if short:
+            name, model, _ = fixed[attempt]
+            draw(short, f"{name}_again", model, 1.2 + 0.2 * attempt)
+    return [rng.sample(list(texts.values()), min(k, len(texts))) for texts in found]
+
+
+def rank(prompts, responses, labelers, rng, round, opinions=1):
+    """Rankings, the lines of out/rankings.jsonl: `opinions` labelers per prompt rank its responses.
+
+    The first signs the line, the others are its second_opinions. None sees another's ranks."""
+    rankings = []
+    for row, candidates in zip(prompts, responses):
+        first, *others = rng.sample(labelers, opinions)
+        second_opinions = [other.rank(row["task"], candidates) for other in others]
+        rankings.append({"prompt": row["prompt"], "task": row["task"], "responses": candidates,
+                         "ranks": first.rank(row["task"], candidates), "labeler": first.name,
+                         "round": round, "second_opinions": second_opinions})
+    return rankings
+
+
+def train(config):
+    """One round: collect rankings and train. Round 1 also chooses the SFT baseline."""
+    start = time.time()
+    out = Path(config.out)
+    path = out / "rankings.jsonl"
+    _, rng, _ = set_up(config)
+    generator = torch.Generator().manual_seed(config.seed)              # of samples, on the CPU
+    check(config, files.context_of(config))
+    print(f"step 2, the reward model, round {config.round}: "
+          f"labelers rank {config.k} responses per prompt")
+
+    # 1. Sample responses to this round's prompts. Too few distinct ones make no ranking.
+    valid = files.read_prompts("valid")
+    first, n_prompts = share(config)
+    prompts = files.read_prompts("rm")[first:first + n_prompts]
+    sources = response_sources(config)
+    earlier, later = files.other_rankings(config)
+    kept_prompts, kept_responses = [], []
+    for i in tqdm(range(0, len(prompts), 1_000), desc="sampling and ranking"):
+        part = prompts[i:i + 1_000]
+        for row, responses in zip(part, collect(part, sources, config.k, rng, generator)):
+            if len(responses) >= min(4, config.k):
+                kept_prompts.append(row)
+                kept_responses.append(responses)
+
+    # 2. Labelers rank them. Train on the rankings of both rounds.
+    labelers = get_labelers("train")
+    rankings = earlier + rank(kept_prompts, kept_responses, labelers, rng, config.round,
+                              config.labelers_per_prompt)
+    model, losses = fit(config, rankings)
+    centre(model, tokenizer.load())
+    # Written only once the model is trained, so that file and model always match
+    lines = [json.dumps(ranking) + "\n" for ranking in rankings + later]
+    files.write(path, "".join(lines))
+
+    # 3. Save. Measure on prompts that were not trained on.
+    name = "reward_1" if config.round == 1 else "reward"
+    parents = ["sft_mix"] if config.round == 1 else ["reward_1", "ppo_1"]
+    extra = files.stage_extra(config, "reward", made_from=parents)
+    extra["settings"] = dependencies(config)
+    if config.round == 1:
+        files.save_checkpoint(out / f"{name}.pt", model, **extra)
+        keep_best_sft(config, model, valid)
+    report, margins = evaluate_reward_model(model, config, valid[:400])
+    epoch_scores = load_checkpoint(out / "sft.pt")["extra"]["scores"]
+    plot_reward(out / "reward.png", losses, margins, [tuple(row) for row in epoch_scores])
+    if config.round == 2:                   # saved last: the file marks the stage as complete
+        files.save_checkpoint(out / f"{name}.pt", model, **extra)
+    del report["ceilings"]
+    print("    " + ", ".join(f"{key.replace('_', ' ')} {report[key]:.3f}" for key in report))
+    print(f"made {out}/{name}.pt from {len(rankings):,} rankings in {time.time() - start:.0f} s. "
+          "Next: python ppo.py\n")
+
+
+# ---------------------------------------------------------------- how good is it?
+
+
+@torch.no_grad()
+def score(model, encoding, pairs):
+    """Scores of (prompt text, response {"text", "ended"}) pairs: a list of floats."""
+    sequences = []
+    for prompt, response in pairs:
+        ids = tokenizer.response_ids(encoding, response["text"], response["ended"])
+        sequences.append(tokenizer.prompt_ids(encoding, prompt) + ids)
+    order = sorted(range(len(pairs)), key=lambda i: len(sequences[i]))
+    scores = [0.0] * len(pairs)
+    device = model.score.weight.device
+    for start in range(0, len(order), 256):
+        numbers = order[start:start + 256]                  # similar lengths: little padding
+        batch = [sequences[i] for i in numbers]
+        idx, lengths = pad_batch(batch, model.config.pad_id, device)    # (B, T), (B,)
+        for i, value in zip(numbers, model(idx, lengths).tolist()):
+            scores[i] = value
+    return scores
+
+
+def scores_of(model, encoding, rankings):
+    """Scores of every response of every ranking: a list of lists."""
+    pairs = []
+    for ranking in rankings:
+        pairs += [(ranking["prompt"], response) for response in ranking["responses"]]
+    flat = iter(score(model, encoding, pairs))
+    return [[next(flat) for _ in ranking["responses"]] for ranking in rankings]
+
+
+def evaluate_reward_model(model, config, prompts):
+    """The accuracy of the reward model on prompts that it was not trained on.
+
+    Returns ("reward_model" of results.json, margins for the calibration plot). Responses come from
+    the training mix, or from the SFT baseline alone ("sft pairs"). Rankings come from training
+    labelers, from held-out ones (who have ranked nothing that it learned from), and from the gold
+    judge. A ceiling is the accuracy of the mean opinion of ten training labelers without their
+    errors: a model trained on labelers' rankings can hardly do better."""
+    encoding = tokenizer.load()
+    rng = random.Random(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    mixed = collect(prompts, response_sources(config), config.k, rng, generator)
+    sft = load_model(require(config, "sft", "reward.py"))
+    alone = collect(prompts, ([("sft", sft, 1.0)] * config.k, []), config.k, rng, generator)
+    training, held_out = get_labelers("train"), get_labelers("held_out")
+    ranked = {"train_labelers": rank(prompts, mixed, training, rng, 0),
+              "heldout_labelers": rank(prompts, mixed, held_out, rng, 0),
+              "sft_pairs": rank(prompts, alone, training, rng, 0)}
+    ranked["gold"] = ranked_by_judge(ranked["train_labelers"])
+    report, ceilings, margins = {}, {}, {}
+    for name, rankings in ranked.items():
+        margins[name] = margins_of(rankings, scores_of(model, encoding, rankings))
+        best = margins_of(rankings, opinions_without_noise(rankings, training[:10]))
+        report[f"accuracy_{name}"] = accuracy(margins[name])
+        ceilings[name] = accuracy(best)
+    report["labeler_agreement"] = agreement(ranked["sft_pairs"], training, rng)
+    del margins["gold"]
+    return {**report, "ceilings": ceilings}, margins
+
+
+# ---------------------------------------------------------------- the SFT baseline (C.1)
+
+
+def rate_sft_epochs(config, model, prompts, seed):
+    """Mean score of each SFT epoch's samples: a list of (epoch, mean, half a 95 % interval), the
+    chosen epoch first, then from best to worst.
+
+    One sample to each of 1,000 prompts has an error of 0.03, and neighbouring epochs often differ
+    by less. So the worse half of the epochs is dropped after each round of samples, and the last
+    two are compared by eight samples per prompt."""
+    encoding = tokenizer.load()
+    generator = torch.Generator().manual_seed(seed)
+    prompt_ids = tokenizer.encode_prompts(encoding, prompts)
+    texts = [row["prompt"] for row in prompts]
+    left = sft_epochs(config)
+    scores = {epoch: [] for epoch in left}      # a list per sample, in it a score per prompt
+
+    def mean(epoch):
+        return sum(map(sum, scores[epoch])) / len(prompts) / len(scores[epoch])
+
+    for n_samples in (1, 1, 2, 4):
+        for epoch in tqdm(left, desc="which SFT epoch"):
+            policy = load_model(f"{config.out}/sft_epochs/{epoch}.pt")
+            for _ in range(n_samples):
+                sampled = generate(policy, prompt_ids, MAX_NEW_TOKENS, 1.0, generator)
+                responses = tokenizer.decode_responses(encoding, sampled)
+                scores[epoch].append(score(model, encoding, list(zip(texts, responses))))
+        finalists = left
+        left = sorted(left, key=mean, reverse=True)[:(len(left) + 1) // 2]
+    # The variance between samples of one prompt, averaged over prompts and epochs
+    variances = [torch.tensor(s).var(0) for s in scores.values() if len(s) > 1]
+    deviation = torch.stack(variances).mean().sqrt().item()
+    table = []
+    for epoch, samples in scores.items():
+        error = 1.96 * deviation / (len(prompts) * len(samples)) ** 0.5
+        table.append((epoch, mean(epoch), error))
+    chosen = choose(table, finalists)
+    return sorted(table, key=lambda row: (row[0] == chosen, row[1]), reverse=True)
+
+
+def choose(table, finalists):
+    """The better of the last two epochs, or the later one if a 95 % interval of their difference
+    contains 0: chance must not choose, and more epochs help human preference (C.1)."""
+    rated = {epoch: (mean, error) for epoch, mean, error in table}
+    best = max(finalists, key=lambda epoch: rated[epoch][0])
+    later = max(finalists, key=int)
+    difference = rated[best][0] - rated[later][0]
+    return later if difference <= 2 ** 0.5 * rated[later][1] else best
+
+
+def keep_best_sft(config, model, prompts):
+    """Save the chosen SFT epoch as out/sft.pt, the baseline that PPO is compared with.
+
+    The paper chooses by the reward model, because it predicts human preference better than the
+    validation loss does (C.1)."""
+    table = rate_sft_epochs(config, model, prompts, config.seed)
+    epoch = table[0][0]
+    baseline = load_model(f"{config.out}/sft_epochs/{epoch}.pt")
+    extra = files.stage_extra(config, "sft", made_from=["gpt", "reward_1"])
+    path = Path(config.out) / "sft.pt"
+    files.save_checkpoint(path, baseline, **extra, epoch=int(epoch), scores=table)
+    print(f"    the samples of SFT epoch {int(epoch)} score best: it becomes {path}, the baseline")
+
+
+# ---------------------------------------------------------------- bookkeeping
+
+
 def dependencies(config):
-    """The settings that this round's products depend on."""
-    settings = settings_of(config)
+    """The settings that this round's output depends on."""
+    settings = files.settings_of(config)
     if config.round == 1:
         del settings["prompts_2"]
     return settings
 
 
 def share(config):
-    """Which of the prompts this round ranks: (the first, how many)."""
+    """Which of the prompts this round ranks: (number of the first, how many)."""
     return (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
 
 
 def check(config, block_size):
-    """What this round needs, so that it is known before anything is trained; block_size: of the
-    base model. Raises UserError."""
-    prompts, valid = (files.read_prompts(name)
-                      for name in ("rm", "valid"))
-    first, wanted = share(config)
-    people = len(get_labelers("train"))
-    for flag, value, least, most in (
-            ("round", config.round, 1, 2), ("k", config.k, 3, 9),
-            ("labelers_per_prompt", config.labelers_per_prompt, 1, people),
-            (f"prompts_{config.round}", wanted, 1, len(prompts) - first),
-            ("batch_size", config.batch_size, 1, first + wanted)):
+    """Check what this round needs before anything is trained. block_size: of the base model. Raises
+    UserError."""
+    prompts = files.read_prompts("rm")
+    first, n_prompts = share(config)
+    limits = {"round": (1, 2), "k": (3, 9), "labelers_per_prompt": (1, len(get_labelers("train"))),
+              f"prompts_{config.round}": (1, len(prompts) - first),
+              "batch_size": (1, first + n_prompts)}
+    for flag, (least, most) in limits.items():
+        value = getattr(config, flag)
         if not least <= value <= most:
             raise UserError(f"--{flag} {value}: can be {least} to {most} here")
-    encoding = tokenizer.load_cached()
-    sequences = [tokenizer.prompt_ids(encoding, row["prompt"]) for row in prompts + valid]
+    prompts += files.read_prompts("valid")
+    prompt_ids = tokenizer.encode_prompts(tokenizer.load_cached(), prompts)
     what = "ranking, the longest prompt with its response,"
-    files.check_room(block_size, sequences, what, MAX_NEW_TOKENS)
-
-
-def train(config):
-    """Collects this round's rankings, trains the reward model on all of them; in round 1 also picks the SFT baseline."""
-    start, path = time.time(), Path(config.out) / "rankings.jsonl"
-    _, rng, _ = set_up(config)
-    generator = torch.Generator().manual_seed(config.seed)              # people's rankings are collected on the CPU
-    encoding, prompts = tokenizer.load(), files.read_prompts("rm")
-    valid = files.read_prompts("valid")
-    people, (first, wanted) = get_labelers("train"), share(config)
-    check(config, context_of(config))
-    print(f"step 2, the reward model, round {config.round}: people rank {config.k} responses a prompt")
-    rows, responses, mix = prompts[first:first + wanted], [], response_sources(config)
-    earlier, later = [], []                                             # the other round's rankings
-    if config.round == 2:
-        earlier = [line for line in read_rankings(path) if line["round"] == 1]
-        require(config, "sft", "reward.py")                                # it is read at the end: better missed now
-    elif (Path(config.out) / "reward.pt").exists() and path.exists():
-        # Round 1 made again: round 2 has learnt from its own lines
-        later = [line for line in read_rankings(path) if line["round"] == 2]
-    for i in tqdm(range(0, len(rows), 1_000), desc="sampling and ranking"):
-        responses += collect(rows[i:i + 1_000], mix, config.k, rng, generator)
-    kept = [(row, answers) for row, answers in zip(rows, responses) if len(answers) >= min(4, config.k)]
-    ranked = earlier + rank([row for row, _ in kept], [answers for _, answers in kept], people, rng, config.round, config.labelers_per_prompt)
-    model, losses = fit(config, ranked)
-    centre(model, encoding)
-    # With the model: what stands there is what it learnt from
-    files.write(path, "".join(json.dumps(line) + "\n" for line in ranked + later))
-    name, parents = ("reward_1", ["sft_mix"]) if config.round == 1 else ("reward", ["reward_1", "ppo_1"])
-    extra = stage_extra(config, "reward", made_from=parents) | {"settings": dependencies(config)}
-    if config.round == 1:
-        save_checkpoint(Path(config.out) / f"{name}.pt", model, **extra)
-        keep_best_sft(config, model, valid)
-    report, margins = evaluate_reward_model(model, config, valid[:400])
-    table = [tuple(row) for row in load_checkpoint(Path(config.out) / "sft.pt")["extra"]["scores"]]
-    plot_reward(Path(config.out) / "reward.png", losses, margins, table)
-    if config.round == 2:               # last: where it stands, a stage is finished, its picture too
-        save_checkpoint(Path(config.out) / f"{name}.pt", model, **extra)
-    print("    " + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in report.items() if key != "ceilings"))
-    print(f"made {config.out}/{name}.pt from {len(ranked):,} rankings in {time.time() - start:.0f} s. Next: python ppo.py\n")
+    files.check_room(block_size, prompt_ids, what, MAX_NEW_TOKENS)
 
 
 def main(config):
     """The command line."""
     names = ["reward"] if config.round == 2 else ["reward_1", "sft"]
-    alone(config, names, dependencies(config), train)
+    files.alone(config, names, dependencies(config), train)
 
 
 if __name__ == "__main__":

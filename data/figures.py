@@ -4,6 +4,8 @@ import sys
 import matplotlib
 import torch
 
+from tqdm import tqdm
+
 from data import files
 
 matplotlib.use("Agg")
@@ -156,3 +158,23 @@ def peak_memory():
     except ImportError:
         return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 ** 2 if sys.platform == "darwin" else 1024)
+
+
+def show_progress(bar, with_samples, stats, prompts, batch):
+    """Update the progress bar. Print two episodes as "[score] prompt -> response"."""
+    bar.set_postfix(score=f"{stats['score']:.2f}", gold=f"{stats['gold']:.2f}",
+                    kl=f"{stats['kl']:.2f}")
+    for i in range(2 if with_samples else 0):
+        score, text = batch["scores"][i].item(), batch["answers"][i]["text"]
+        tqdm.write(f"    [{score:+.2f}] {prompts[i]['prompt']} -> {text}")
+
+
+def report(out, results, prompts, responses):
+    """Draw all pictures of a run, and print its table and five prompts answered by all models."""
+    plot_losses(out)
+    plot_dashboard(out)
+    plot_figures(out, results)
+    side_by_side(prompts, responses)
+    print(f"\n{table(results)}\n\nmade {out}/results.json, losses.png, reward.png, ppo.png and "
+          f"figures.png; {results['seconds']['total']:.0f} s in all, peak memory "
+          f"{results['peak_mb']:.0f} MB. Next: python model.py --chat {out}/ppo_ptx.pt")

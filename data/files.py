@@ -378,6 +378,51 @@ def stage_seconds(path):
     return found
 
 
+def check_rl(config, block_size, max_new_tokens):
+    """Check what PPO needs before anything is trained. block_size: of the base model. Raises
+    UserError."""
+    prompts = read_prompts("rl")
+    if len(prompts) < config.rollout_size:
+        raise UserError(f"--rollout_size {config.rollout_size}: there are only "
+                        f"{len(prompts)} prompts in prompts_rl.jsonl")
+    prompt_ids = tokenizer.encode_prompts(tokenizer.load_cached(), prompts)
+    what = "RL, the longest prompt with its response,"
+    check_room(block_size, prompt_ids, what, max_new_tokens)
+
+
+def evaluation_prompts(split):
+    """Rows of the prompts files: (those that all models answer, closed-domain ones)."""
+    prompts = read_prompts(split)
+    if split == "eval":
+        return prompts, read_prompts("closed")
+    return prompts, [row for row in prompts if row["use_case"] in tasks.CLOSED_DOMAIN]
+
+
+def check_evaluation(split, block_size, max_new_tokens):
+    """Check what the evaluation needs before anything is trained. Raises UserError."""
+    if split not in ("eval", "valid"):
+        raise UserError(f"--split {split}: eval or valid")
+    prompts, closed = evaluation_prompts(split)
+    if len(prompts) < 2 or not closed:
+        raise UserError(f"{FOLDER}/prompts_{split}.jsonl: too few prompts to evaluate on")
+    encoding = tokenizer.load_cached()
+    prompt_ids = [tokenizer.few_shot_ids(encoding, row["prompt"]) for row in prompts + closed]
+    what = "evaluation, GPT's longest prompt, examples and response with it,"
+    check_room(block_size, prompt_ids, what, max_new_tokens)
+
+
+def other_rankings(config):
+    """The rankings of the other round: (those to train on too, those only to keep)."""
+    path = Path(config.out) / "rankings.jsonl"
+    if config.round == 2:
+        require(config, "sft", "reward.py")                 # needed at the end: fail early
+        return [line for line in read_rankings(path) if line["round"] == 1], []
+    if (Path(config.out) / "reward.pt").exists() and path.exists():
+        # Round 1 is made again, and round 2's model has learned from its own lines
+        return [], [line for line in read_rankings(path) if line["round"] == 2]
+    return [], []
+
+
 class Stage(NamedTuple):
     """One step of the whole run."""
     kind: str               # the entry of seconds.json that its time is added to

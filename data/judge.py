@@ -197,3 +197,20 @@ def report(rows, responses, closed, closed_responses):
             "appropriate": mean_ignoring_none(v.appropriate for v in verdicts), "toxic": mean_ignoring_none(v.toxic for v in verdicts),
             "toxic_asked_for_respect": mean_ignoring_none(v.toxic for v, asked in zip(verdicts, respect) if asked),
             "toxic_not_asked": mean_ignoring_none(v.toxic for v, asked in zip(verdicts, respect) if not asked)}
+
+
+def ranked_by_judge(rankings):
+    """The same responses in the gold judge's order."""
+    gold = []
+    for ranking in rankings:
+        ranks = []
+        for response in ranking["responses"]:
+            ranks.append(-judge(ranking["task"], response["text"], response["ended"]).utility)
+        gold.append({**ranking, "ranks": ranks})
+    return gold
+
+
+def mean_utility(rows, responses):
+    """Mean gold utility of responses {"text", "ended"} to the prompts of some rows."""
+    verdicts = judge_all(rows, responses)
+    return sum(verdict.utility for verdict in verdicts) / len(verdicts)

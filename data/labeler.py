@@ -158,3 +158,23 @@ def preference(rows, ours, theirs, rng, people, judges=5):
         shares.append(sum(votes) / judges)
     mean, error = mean_and_error(shares)
     return [mean, max(0.0, mean - error), min(1.0, mean + error)]
+
+
+def margins_of(rankings, scores):
+    """Score of the preferred response minus score of the other, for every pair that is no tie.
+
+    scores: a list per ranking. Returns a list."""
+    margins = []
+    for ranking, values in zip(rankings, scores):
+        for i, rank_i in enumerate(ranking["ranks"]):
+            for j, rank_j in enumerate(ranking["ranks"]):
+                if rank_i < rank_j:
+                    margins.append(values[i] - values[j])
+    return margins
+
+
+def accuracy(margins):
+    """Share of pairs that are in the right order. Equal scores are half right."""
+    right = sum(margin > 0 for margin in margins)
+    equal = sum(margin == 0 for margin in margins)
+    return (right + 0.5 * equal) / max(1, len(margins))

@@ -13,6 +13,8 @@ from pathlib import Path
 import regex        # what tiktoken itself splits with; installed with it
 import tiktoken
 
+from data import corpus
+
 PATH = Path(__file__).parent / "toytown.tiktoken"
 N_RANKS = 1022                                  # with the two special tokens: 1,024
 # GPT-2's pattern without contractions and with single digits: a word keeps the space in front of it.
@@ -103,6 +105,27 @@ def response_text(encoding, ids):
     """(text, ended) of sampled ids. Ids are never encoded again: what was sampled is what is scored."""
     ended = bool(ids) and ids[-1] == encoding.eot_token
     return encoding.decode(ids[:-1] if ended else ids).removeprefix(" ").replace("\n ", "\n"), ended
+
+
+# The forum thread that prompts the base model. With three examples, the longest evaluation prompt
+# does not fit into the context.
+FEW_SHOT = [("Name two colours.", "I think of red and blue."),
+            ("I am Ann. I lost my hat.", "I am sorry that you lost your hat, Ann.")]
+
+
+def few_shot_ids(encoding, prompt):
+    """The prompt as the next question of a thread with good answers, for "GPT (prompted)": ids."""
+    thread = [f"{corpus.QUESTION} {question}\n{corpus.ANSWER} {reply}"
+              for question, reply in FEW_SHOT]
+    thread.append(f"{corpus.QUESTION} {prompt}\n{corpus.ANSWER}")
+    return [encoding.eot_token] + encode(encoding, "\n".join(thread))
+
+
+def first_line(response):
+    """A response up to its first line break, for every model alike: the base model goes on with the
+    next question of the thread."""
+    first, line_break, _ = response["text"].partition("\n")
+    return {"text": first.strip(), "ended": response["ended"] or bool(line_break)}
 
 
 def encode_prompts(encoding, rows):

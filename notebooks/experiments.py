@@ -391,7 +391,7 @@ def held_out_labelers(lab):
                 report = {}
                 for name, group in (("inside", inside), ("outside", outside)):
                     ranked = again(lines[cut:], group, 1)
-                    report[name] = reward.accuracy(reward.margins_of(ranked, reward.scores_of(proxy, tokenizer.load(), ranked)))
+                    report[name] = labeler.accuracy(labeler.margins_of(ranked, reward.scores_of(proxy, tokenizer.load(), ranked)))
                 return report
             yield f"fold {fold} seed {seed}", job
         yield f"preference seed {seed}", lambda seed=seed: preferred_by_both_groups(lab, lab.base(seed))

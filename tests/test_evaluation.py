@@ -43,7 +43,7 @@ def said(*texts):
 
 def test_gpt_prompted_sees_a_forum_thread_with_two_good_answers_and_the_question_last(encoding):
     """Few-shot, as the paper prompts GPT-3. The base model has read such threads."""
-    ids = ppo.few_shot_ids(encoding, "Name two foods.")
+    ids = tokenizer.few_shot_ids(encoding, "Name two foods.")
     assert ids[0] == encoding.eot_token
     assert encoding.decode(ids[1:]).replace("\n ", "\n").strip() == (
         "Question: Name two colours.\nAnswer: I think of red and blue.\n"
@@ -55,7 +55,7 @@ def test_gpt_prompted_sees_a_forum_thread_with_two_good_answers_and_the_question
 def test_the_longest_evaluation_prompt_fits_into_the_context_with_both_examples(encoding):
     for name in ("prompts_eval", "prompts_closed", "prompts_valid"):
         rows = files.read_jsonl(files.FOLDER / f"{name}.jsonl")
-        longest = max(len(ppo.few_shot_ids(encoding, row["prompt"])) for row in rows)
+        longest = max(len(tokenizer.few_shot_ids(encoding, row["prompt"])) for row in rows)
         assert longest + reward.MAX_NEW_TOKENS <= GPTConfig().block_size
 
 
@@ -74,7 +74,7 @@ def test_the_longest_evaluation_prompt_fits_into_the_context_with_both_examples(
 def test_an_answer_ends_at_its_first_line_break(text, ended, expected):
     """A new line is a new question: who begins one has ended his answer."""
     response = {"text": text, "ended": ended}
-    assert ppo.first_line(response) == dict(zip(("text", "ended"), expected))
+    assert tokenizer.first_line(response) == dict(zip(("text", "ended"), expected))
 
 
 class Says:
@@ -103,7 +103,7 @@ def test_every_model_answers_at_temperature_1_and_is_cut_at_the_first_line_break
     says = Says(
         encoding, monkeypatch, *[[("Red.\nQuestion: Why?", False), ("Blue.", False)]] * tries
     )
-    ids = ppo.few_shot_ids if name == "gpt_prompted" else tokenizer.prompt_ids
+    ids = tokenizer.few_shot_ids if name == "gpt_prompted" else tokenizer.prompt_ids
     writer, generator = object(), object()
     found = ppo.answer(
         name, writer, QUESTIONS, generator, Prefers(encoding, lambda prompt, word, ended: 0)

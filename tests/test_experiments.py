@@ -640,7 +640,7 @@ def test_a_fold_leaves_a_fifth_of_the_labelers_out_and_tests_on_prompts_that_wer
     monkeypatch.setattr(
         reward, "margins_of", lambda ranked, scores: ranked if ranked is scores else None
     )
-    monkeypatch.setattr(reward, "accuracy", lambda ranked: ranked)
+    monkeypatch.setattr(labeler, "accuracy", lambda ranked: ranked)
     left_out = []
     for key, job in experiments.held_out_labelers(lab):
         if key.startswith("fold") and key.endswith("seed 1"):

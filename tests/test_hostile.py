@@ -13,9 +13,9 @@ import ppo
 import reward
 import sft
 from data import files, flags, tokenizer
-from data.files import UserError, save_checkpoint
+from data.files import UserError, read_rankings, save_checkpoint
 from model import GPT, GPTConfig, generate, load_model
-from reward import RewardModel, load_reward_model, read_rankings
+from reward import RewardModel, load_reward_model
 
 LINE = {"prompt": "Name two colours.", "use_case": "brainstorming", "task": {"kind": "name", "what": "colour", "n": 2, "phrasing": 0},
         "completion": "I think of red and blue.", "round": 1,

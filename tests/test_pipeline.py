@@ -175,8 +175,7 @@ def test_no_weight_depends_on_the_gold_judge(finished, tmp_path, monkeypatch):
         asked.append(text)
         return judge.Judgement(dice.random(), dice.random() < 0.5, None, None, True, False, dice.randint(1, 7))
 
-    for module in (judge, reward):
-        monkeypatch.setattr(module, "judge", noise)
+    monkeypatch.setattr(judge, "judge", noise)
     for name in ("gpt.pt", "sft_mix.pt"):
         shutil.copy(finished.out / name, tmp_path)
     shutil.copytree(finished.out / "sft_epochs", tmp_path / "sft_epochs")

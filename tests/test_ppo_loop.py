@@ -18,7 +18,7 @@ from torch import nn
 import model
 import ppo
 import reward
-from data import files, flags, prepare, tasks, tokenizer
+from data import files, flags, judge as gold_judge, prepare, tasks, tokenizer
 from data.files import UserError, load_checkpoint, save_checkpoint, stage_extra
 from model import GPT, GPTConfig, load_model
 from notebooks import lesson
@@ -180,7 +180,7 @@ def test_the_score_of_a_rollout_is_the_reward_models_less_what_never_ending_cost
 def test_gold_is_the_judges_mean_utility_of_what_was_answered(episode):
     """1 for the truth, 0.6 if it never ends, 0 for a falsehood: neither the score nor its mean."""
     prompts, answers = [ROW] * 3, episode.rollout()["answers"]
-    assert ppo.mean_gold(prompts, answers) == pytest.approx(1.6 / 3)
+    assert gold_judge.mean_utility(prompts, answers) == pytest.approx(1.6 / 3)
 
 
 def test_the_length_of_a_response_counts_its_end(episode):
@@ -851,7 +851,7 @@ def test_the_log_has_a_line_an_iteration_with_the_rollouts_stats_and_the_means_o
             key: (first if key == "ratio" else middle) + i for i, key in enumerate(FULL)
         }
         assert line["gold"] == pytest.approx(
-            ppo.mean_gold(given.prompts, given.result["answers"]), abs=1e-6
+            gold_judge.mean_utility(given.prompts, given.result["answers"]), abs=1e-6
         )
         assert set(line) == {"step", "gold", *given.result["stats"], *FULL}
 

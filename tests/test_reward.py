@@ -15,11 +15,13 @@ import torch
 
 import reward
 from data import files, prepare, tasks, tokenizer
-from data.labeler import get_labelers
-from data.files import UserError, load_checkpoint, save_checkpoint, stage_extra
+from data.labeler import accuracy, get_labelers, margins_of
+from data.files import (
+    UserError, load_checkpoint, read_rankings, save_checkpoint, stage_extra
+)
 from data.flags import BaseConfig
 from model import GPT, GPTConfig
-from reward import RewardModel, accuracy, collect, margins_of, rank, read_rankings
+from reward import RewardModel, collect, rank
 
 FOX = {"use_case": "open_qa", "kind": "fact", "animal": "fox", "attribute": "food", "phrasing": 0}
 
