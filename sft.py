@@ -1,20 +1,31 @@
-"""Step 1. Supervised fine-tuning: the base model learns from demonstrations what an answer looks like.
+"""Step 1. Supervised fine-tuning (SFT): the base model learns what an answer looks like.
 
     out/gpt.pt + data/demonstrations.jsonl -> out/sft_epochs/01.pt ... 16.pt, out/sft_mix.pt
 
-Section 3.5: fine-tuning on demonstrations by labelers, 16 epochs, residual dropout 0.2, cosine schedule. The
-loss is the base model's own, restricted to the response (the prompt is given, not predicted):
+A demonstration is a prompt with an answer written by a labeler. Labelers are people who write and
+rank answers; ours are simulated (data/labeler.py). Ouyang et al. 2022, arXiv:2203.02155, train for
+16 epochs with residual dropout 0.2 and a cosine schedule (section 3.5; [not stated] marks settings
+for which the paper gives no value). The loss is the base model's, but on the response y only,
+because the prompt x is given and need not be predicted:
 
-    loss = - sum_t m_t log pi(y_t | x, y_<t) / sum_t m_t          m_t = 1 on response tokens, end-of-text included
+    loss = - sum_t m_t log pi(y_t | x, y_<t) / sum_t m_t        m_t = 1 on response tokens, else 0
 
-Two models come out of it, as in the paper:
-- the SFT baseline: 16 epochs, every epoch's weights kept. In the paper the validation loss is best after one (here after
-  5 to 13, then flat), yet it trains on and lets the reward model choose the epoch (C.1); reward.py does so and writes out/sft.pt;
-- the model that RL starts from (C.3): with 10 % pretraining data mixed in, out/sft_mix.pt. PPO's KL penalty is
-  measured against it.
+Two models come out of it:
+- The SFT baseline, out/sft.pt, is what PPO is compared with. In the paper its validation loss is
+  best after one epoch (here after 5 to 13, then flat), but people prefer the answers of later
+  epochs. So every epoch is kept, and in step 2 the reward model chooses one by its answers (C.1).
+- The reference, out/sft_mix.pt, is trained for fewer epochs, with 10 % pretraining data mixed in,
+  which helps PPO (C.3): it forgets less of the corpus than the baseline. So PPO starts from it, and
+  its KL penalty measures how far the policy (the model that PPO trains) has moved away from it.
 
-People make slips: four in ten demonstrations ramble on, err, insult or break off. SFT imitates those too. That is what the
-next two steps are for.
+Labelers make mistakes: 40 % of the demonstrations ramble, are wrong, are rude or stop too early.
+SFT imitates these too. The next two steps fix that.
+
+Expected output, after 52 s on two cores:
+
+    step 1, supervised fine-tuning on demonstrations
+    made out/sft_epochs/*.pt (validation loss 0.451 at epoch 13, 0.451 at the last) and
+    out/sft_mix.pt in 52 s. Next: python reward.py
 """
 import time
 from dataclasses import dataclass
@@ -26,11 +37,12 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import files, tokenizer
-from data.files import MetricLog, UserError, alone, require, save_checkpoint, settings_of, stage_extra
+from data.files import (
+    MetricLog, UserError, alone, require, save_checkpoint, settings_of, stage_extra
+)
 from data.flags import BaseConfig, run_script, set_up
 from model import (
-    batches_of_like_length, corpus_batches, corpus_loss, cosine, load_model, pad_batch,
-    read_corpus
+    batches_of_like_length, corpus_batches, corpus_loss, cosine, load_model, pad_batch, read_corpus
 )
 
 
@@ -38,91 +50,119 @@ from model import (
 class Config(BaseConfig):
     """Settings, the paper's value in brackets (C.1, C.3)."""
     epochs: int = 16            # passes over the demonstrations (16)
-    batch_size: int = 32        # demonstrations of a step (32)
-    lr: float = 1e-3            # peak, cosine to 10 % (9.65e-6 for 1.3B and 6B; sft_mix 5e-6 for 1.3B): a tiny model takes larger steps
+    batch_size: int = 32        # demonstrations per step (32)
+    lr: float = 1e-3            # peak, cosine to 10 % (1.3B: 9.65e-6, its reference 5e-6);
+                                # a tiny model takes larger steps
     dropout: float = 0.2        # on the residual branches (0.2)
-    mix_epochs: int = 8         # epochs of the model that RL starts from (2, of 12,725 demonstrations; after 2 of ours it is much worse)
-    mix: float = 0.1            # share of corpus tokens mixed into it (10 %)
+    mix_epochs: int = 8         # epochs of the reference (2, too few with our 3,000 demonstrations)
+    mix: float = 0.1            # share of corpus tokens mixed into the reference (10 %)
 
 
 def read_demonstrations(encoding, path=None):
-    """Pairs (prompt ids, response ids); the response ends with <|endoftext|>."""
-    return [(tokenizer.prompt_ids(encoding, row["prompt"]), tokenizer.response_ids(encoding, row["completion"]))
-            for row in files.read_jsonl(path or files.FOLDER / "demonstrations.jsonl", prompt=str, completion=str)]
+    """Pairs (prompt ids, response ids). The response ends with <|endoftext|>."""
+    path = path or files.FOLDER / "demonstrations.jsonl"
+    rows = files.read_jsonl(path, prompt=str, completion=str)
+    return [(tokenizer.prompt_ids(encoding, row["prompt"]),
+             tokenizer.response_ids(encoding, row["completion"])) for row in rows]
 
 
 def sft_batch(pairs, pad, device="cpu"):
-    """Pairs (prompt ids, response ids) -> idx (B, T), mask (B, T - 1): mask[:, t] is 1 where idx[:, t + 1] is a response token."""
-    idx, lengths = pad_batch([prompt + response for prompt, response in pairs], pad, device)    # (B, T), (B,)
-    starts = torch.tensor([[len(prompt)] for prompt, _ in pairs], device=device)                # (B, 1)
-    t = torch.arange(1, idx.shape[1], device=device)                                            # (T - 1,)
+    """Pairs (prompt ids, response ids) -> idx (B, T) and mask (B, T - 1).
+
+    mask[:, t] is 1 where the next token, idx[:, t + 1], is a response token:
+        idx     <end>  Who  is  here  \\n  Ann  is  .  <end>  <pad>
+        mask             0   0     0   0    1   1  1      1      0      (below the next token)"""
+    idx, lengths = pad_batch([prompt + response for prompt, response in pairs], pad, device)
+    starts = torch.tensor([[len(prompt)] for prompt, _ in pairs], device=device)    # (B, 1)
+    t = torch.arange(1, idx.shape[1], device=device)                    # (T - 1,)
     return idx, ((t >= starts) & (t < lengths[:, None])).float()
 
 
 def sft_loss(model, idx, mask):
-    """Cross-entropy per response token: idx (B, T), mask (B, T - 1) -> scalar, in nats (equation above)."""
-    select = mask > 0                                                                           # (B, T - 1)
-    return F.cross_entropy(model(idx[:, :-1], select), idx[:, 1:][select])
+    """Cross-entropy per response token: idx (B, T), mask (B, T - 1) -> scalar, in nats."""
+    select = mask > 0                                                   # (B, T - 1)
+    logits = model(idx[:, :-1], select)                                 # (n, V)
+    return F.cross_entropy(logits, idx[:, 1:][select])
 
 
 @torch.no_grad()
 def mean_loss(model, pairs):
-    """The loss over all pairs, without dropout, in nats a token."""
+    """The loss over all pairs, without dropout, in nats per token."""
     was_training = model.training
     model.eval()
-    pad, device = model.config.pad_id, model.lm_head.weight.device
-    losses = [(sft_loss(model, *(batch := sft_batch(pairs[i:i + 100], pad, device))).item(), batch[1].sum().item())
-              for i in range(0, len(pairs), 100)]
+    device = model.lm_head.weight.device
+    total = n_tokens = 0
+    for start in range(0, len(pairs), 100):
+        idx, mask = sft_batch(pairs[start:start + 100], model.config.pad_id, device)
+        n = mask.sum().item()
+        total += sft_loss(model, idx, mask).item() * n
+        n_tokens += n
     model.train(was_training)
-    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+    return total / n_tokens
 
 
 def check(config, block_size):
-    """What SFT needs, so that it is known before anything is trained; block_size: of the base
-    model. Raises UserError."""
+    """Raise UserError now if SFT would fail later. block_size: of the base model."""
     pairs = read_demonstrations(tokenizer.load())
-    most = len(pairs) - len(pairs) // 10                                # a tenth validates
-    if not len(pairs) // 10 or config.batch_size > most:
-        raise UserError(f"--batch_size {config.batch_size}: there are only {most} demonstrations "
-                        "to train on")
+    n_train = len(pairs) - len(pairs) // 10                             # a tenth validates
+    if n_train == len(pairs) or config.batch_size > n_train:
+        raise UserError(f"--batch_size {config.batch_size}: there are only {n_train} "
+                        "demonstrations to train on")
     if config.mix >= 1:
-        raise UserError(f"--mix {config.mix}: a share of all tokens, less than 1")
-    # The last token is no input
+        raise UserError(f"--mix {config.mix}: must be less than 1, because it is a share of tokens")
     sequences = [prompt + response for prompt, response in pairs]
+    # One less, because the last token is never an input.
     files.check_room(block_size, sequences, "the longest demonstration", -1)
 
 
 def finetune(config, name, epochs, mix, keep):
-    """One fine-tuning run from the base model. mix: corpus tokens as a share of all tokens. Calls keep(epoch, model,
-    validation loss) after each; returns the model."""
+    """Fine-tune the base model and return it. mix: corpus tokens as a share of all tokens. Calls
+    keep(epoch, model, validation loss) after each epoch, so that the caller can save that epoch."""
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
+    # Dropout is on in SFT only, because only here are few texts read so many times.
     model = load_model(require(config, "gpt", "model.py"), device, dropout=config.dropout).train()
     check(config, model.config.block_size)
     pairs = read_demonstrations(encoding)
-    valid_pairs, pairs = pairs[:len(pairs) // 10], pairs[len(pairs) // 10:]
-    tokens = config.batch_size * sum(len(response) for _, response in pairs) / len(pairs)       # of a batch, on average
-    corpus = corpus_batches(read_corpus(encoding, model.config.block_size)[0], tokens * mix / (1 - mix), rng) if mix else None
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)             # appendix C
-    steps_per_epoch, step = len(pairs) // config.batch_size, 0
-    log, bar = MetricLog(config, name), tqdm(total=epochs * steps_per_epoch, desc=name)
+    n_valid = len(pairs) // 10
+    valid_pairs = pairs[:n_valid]
+    train_pairs = pairs[n_valid:]
+    if mix:
+        response_tokens = sum(len(response) for _, response in train_pairs)
+        tokens = config.batch_size * response_tokens / len(train_pairs)     # per batch, on average
+        documents, _ = read_corpus(encoding, model.config.block_size)
+        corpus = corpus_batches(documents, tokens * mix / (1 - mix), rng)
+    # Adam, because few steps are needed from weights that already work, and the paper uses it.
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)
+    steps = epochs * (len(train_pairs) // config.batch_size)
+    step = 0
+    log = MetricLog(config, name)
+    bar = tqdm(total=steps, desc=name)
     for epoch in range(1, epochs + 1):
-        for batch in batches_of_like_length(pairs, config.batch_size, lambda pair: len(pair[0] + pair[1]), rng):
-            optimizer.param_groups[0]["lr"] = cosine(step, epochs * steps_per_epoch, config.lr)
-            idx, mask = sft_batch(batch, model.config.pad_id, device)
-            loss = sft_loss(model, idx, mask)
+        batches = batches_of_like_length(train_pairs, config.batch_size,
+                                         lambda pair: len(pair[0] + pair[1]), rng)
+        for batch in batches:
+            # 1. Batch.
+            idx, mask = sft_batch(batch, model.config.pad_id, device)   # (B, T), (B, T - 1)
+            # 2. Loss, averaged with the corpus loss so that every token has the same weight.
+            loss = sft_loss(model, idx, mask)                           # scalar
             objective = loss
-            if mix:         # about `mix` of all tokens are corpus, and every token weighs the same
+            if mix:
                 documents = next(corpus)
-                n_corpus, n = sum(len(d) - 1 for d in documents), mask.sum()
-                objective = (n * loss + n_corpus * corpus_loss(model, documents)) / (n + n_corpus)
+                n = mask.sum()
+                n_corpus = sum(len(document) - 1 for document in documents)
+                corpus_part = n_corpus * corpus_loss(model, documents)  # scalar
+                objective = (n * loss + corpus_part) / (n + n_corpus)   # scalar
+            # 3. Step: the learning rate falls along one cosine over all epochs.
+            optimizer.param_groups[0]["lr"] = cosine(step, steps, config.lr)
             optimizer.zero_grad()
             objective.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)               # [not stated]
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)           # [not stated]
             optimizer.step()
             log.write(step=step, epoch=epoch, loss=loss.item())
             step += 1
             bar.update()
+        # 4. Validate after each epoch, and hand the model over.
         valid_loss = mean_loss(model, valid_pairs)
         log.write(step=step, epoch=epoch, loss=loss.item(), valid_loss=valid_loss)
         bar.set_postfix(loss=f"{loss.item():.3f}", valid=f"{valid_loss:.3f}")
@@ -132,27 +172,31 @@ def finetune(config, name, epochs, mix, keep):
 
 
 def train(config):
-    """Fine-tunes both models; keeps every epoch of the first."""
-    start, losses = time.time(), []
+    """Fine-tune twice: save every epoch of the first run for the baseline, then the reference."""
+    start = time.time()
     print("step 1, supervised fine-tuning on demonstrations")
     require(config, "gpt", "model.py")
-    extra, folder = stage_extra(config, "sft", made_from=["gpt"]), Path(config.out) / "sft_epochs"
+    out = Path(config.out)
+    extra = stage_extra(config, "sft", made_from=["gpt"])
+    losses = []
 
     def keep(epoch, model, valid_loss):
-        if epoch == 1:              # an earlier run's models go now that there are new ones, and all of them: two runs must not mix
-            for old in [Path(config.out) / "sft_mix.pt", *folder.glob("*.pt")]:
-                # And nothing that somebody else has put there
-                if old.stem == "sft_mix" or old.stem.isdecimal():
-                    old.unlink(missing_ok=True)
+        if epoch == 1:      # delete the models of an earlier run, so that two runs never mix
+            (out / "sft_mix.pt").unlink(missing_ok=True)
+            for path in sorted((out / "sft_epochs").glob("*.pt")):
+                if path.stem.isdecimal():
+                    path.unlink()
         losses.append(valid_loss)
-        save_checkpoint(folder / f"{epoch:02d}.pt", model, **extra, epoch=epoch, valid_loss=valid_loss)
+        path = out / "sft_epochs" / f"{epoch:02d}.pt"
+        save_checkpoint(path, model, **extra, epoch=epoch, valid_loss=valid_loss)
 
     finetune(config, "sft", config.epochs, 0.0, keep)
-    mixed = finetune(config, "sft_mix", config.mix_epochs, config.mix, lambda *_: None)
-    save_checkpoint(Path(config.out) / "sft_mix.pt", mixed, **extra)
-    best = min(range(len(losses)), key=losses.__getitem__)
-    print(f"made {config.out}/sft_epochs/*.pt (validation loss {losses[best]:.3f} at epoch {best + 1}, {losses[-1]:.3f} at the last) and "
-          f"{config.out}/sft_mix.pt in {time.time() - start:.0f} s. Next: python reward.py\n")
+    reference = finetune(config, "sft_mix", config.mix_epochs, config.mix, lambda *_: None)
+    save_checkpoint(out / "sft_mix.pt", reference, **extra)
+    best = min(losses)
+    print(f"made {out}/sft_epochs/*.pt (validation loss {best:.3f} at epoch "
+          f"{losses.index(best) + 1}, {losses[-1]:.3f} at the last) and {out}/sft_mix.pt in "
+          f"{time.time() - start:.0f} s. Next: python reward.py\n")
 
 
 def main(config):

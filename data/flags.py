@@ -63,11 +63,24 @@ def keep_freed_memory():
 # ---------------------------------------------------------------- the command line
 
 
+def field_comments(config_class):
+    """The comment of each field of a dataclass: {name: text}. A comment may continue on further
+    lines that hold only a comment and are indented more deeply than the field."""
+    comments = {}
+    for base in reversed(config_class.__mro__):
+        if dataclasses.is_dataclass(base):
+            source = inspect.getsource(base)
+            for name, text in re.findall(r"^    (\w+):[^#\n]*#(.*(?:\n {5,}#.*)*)", source, re.M):
+                lines = [line.strip(" #") for line in text.split("\n")]
+                comments[name] = " ".join(lines)
+    return comments
+
+
 def parse_flags(config_class, doc, argv=None):
-    """The dataclass as command-line flags: --help shows each field's comment and default, a typo gets the nearest name."""
+    """The dataclass as command-line flags. --help shows each field's comment and default, and a
+    typo gets the nearest name."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    source = "".join(inspect.getsource(c) for c in reversed(config_class.__mro__) if dataclasses.is_dataclass(c))
-    comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.*)$", source, re.M))
+    comments = field_comments(config_class)
     names = [field.name for field in dataclasses.fields(config_class)]
     for field in dataclasses.fields(config_class):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=argparse.SUPPRESS,

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -358,6 +359,29 @@ def test_help_shows_that_a_flag_without_a_default_takes_a_value(capsys):
     assert "--chat TEXT" in capsys.readouterr().out
 
 
+@dataclass
+class Settings(flags.BaseConfig):
+    """Fields with comments of one line and of more."""
+    first: int = 1              # one line (10 %)
+    second: int = 2             # begins here
+                                # and ends
+                                # here
+    # a heading, of no field
+    third: int = 3              # again one line
+    fourth: int = 4
+
+
+def test_a_comment_on_several_lines_is_joined_in_help(capsys):
+    comments = flags.field_comments(Settings)
+    assert comments["first"] == "one line (10 %)" and comments["third"] == "again one line"
+    assert comments["second"] == "begins here and ends here"
+    assert "seed" in comments and "fourth" not in comments
+    with pytest.raises(SystemExit):
+        flags.parse_flags(Settings, "", ["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--second 2 begins here and ends here --third 3" in shown and "(10 %)" in shown
+
+
 def test_a_number_too_large_for_torch_is_refused(capsys):
     with pytest.raises(SystemExit):
         flags.parse_flags(model.Config, "", ["--seed", "99999999999999999999"])
@@ -404,7 +428,7 @@ def test_every_script_minds_the_lock(script, tmp_path):
 
 def test_a_checkpoint_of_another_vocabulary_is_no_partner_to_talk_to(tmp_path):
     save_checkpoint(tmp_path / "small.pt", GPT(GPTConfig(64, 16, 1, 1, 8)))
-    with pytest.raises(UserError, match="small.pt: knows 64 tokens, .*toytown.tiktoken has 1024"):
+    with pytest.raises(UserError, match="small.pt: has a vocabulary of 64 tokens, .*tiktoken has 1024"):
         model.chat(tmp_path / "small.pt", "cpu")
 
 
