@@ -1,4 +1,7 @@
-"""Pictures and tables of a run, drawn from what it has recorded. The scripts call these; nothing here is needed to understand RLHF."""
+"""Pictures and tables of a run, drawn from what the run has recorded.
+
+The scripts and the lessons call these functions. Nothing here is needed to understand RLHF.
+"""
 import sys
 
 import matplotlib
@@ -10,149 +13,310 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"      # Okabe and Ito's colour-blind-safe palette
+# ---------------------------------------------------------------- palette and names
 
-# The six models of the evaluation, in the order of every table and picture.
+# The colour-blind-safe palette of Okabe and Ito, and a grey
+BLUE = "#0072B2"
+SKY = "#56B4E9"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+GREY = "#666666"
+
+# The six models of the evaluation, in the order of every table and picture
 MODELS = ["gpt", "gpt_prompted", "sft", "sft_best_of_16", "ppo", "ppo_ptx"]
-COLOURS = dict(zip(MODELS, ("#BBBBBB", "#888888", ORANGE, "#F0C75E", "#56B4E9", BLUE)))
-TITLES = {"gpt": "GPT", "gpt_prompted": "GPT (prompted)", "sft": "SFT", "sft_best_of_16": "SFT best of 16", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+COLOURS = {
+    "gpt": "#BBBBBB",
+    "gpt_prompted": "#888888",
+    "sft": ORANGE,
+    "sft_best_of_16": "#F0C75E",
+    "ppo": SKY,
+    "ppo_ptx": BLUE,
+}
+TITLES = {
+    "gpt": "GPT",
+    "gpt_prompted": "GPT (prompted)",
+    "sft": "SFT",
+    "sft_best_of_16": "SFT best of 16",
+    "ppo": "PPO",
+    "ppo_ptx": "PPO-ptx",
+}
 
-# The paper's numbers beside ours: (row title, key, {model: paper's value}); win rates are read off Figure 1, 175B.
-PAPER = [("win rate against SFT *", "win_rate_vs_sft", {"gpt": ".24", "gpt_prompted": ".41", "sft": ".50", "ppo": ".62", "ppo_ptx": ".65"}),
-         ("gold utility", "utility", {}),
-         ("  wordings seen in training", "utility_known_wordings", {}), ("  unseen wordings", "utility_unseen_wordings", {}),
-         ("fully correct", "fully_correct", {}), ("Likert, 1 to 7", "likert", {}),
-         ("attempts correct instruction", "attempts_correct_instruction", {}), ("follows constraints", "follows_constraints", {}),
-         ("hallucinates, closed domain", "hallucinates_closed_domain", {"gpt": ".41", "sft": ".08", "ppo_ptx": ".21"}),
-         ("  empty answers there", "empty_closed_domain", {}), ("fit for an assistant", "appropriate", {}), ("toxic", "toxic", {}),
-         ("  asked for respect", "toxic_asked_for_respect", {}), ("  not asked", "toxic_not_asked", {}),
-         ("corpus loss (nats)", "corpus_loss", {}), ("KL to sft_mix (nats)", "kl", {})]
+# ---------------------------------------------------------------- the table
+
+# The rows of the table: (title, key in results.json, {model: the paper's value}).
+# The paper's win rates are read off its Figure 1, 175B.
+PAPER = [
+    ("win rate against SFT *", "win_rate_vs_sft",
+     {"gpt": ".24", "gpt_prompted": ".41", "sft": ".50", "ppo": ".62", "ppo_ptx": ".65"}),
+    ("gold utility", "utility", {}),
+    ("  wordings seen in training", "utility_known_wordings", {}),
+    ("  unseen wordings", "utility_unseen_wordings", {}),
+    ("fully correct", "fully_correct", {}),
+    ("Likert, 1 to 7", "likert", {}),
+    ("attempts correct instruction", "attempts_correct_instruction", {}),
+    ("follows constraints", "follows_constraints", {}),
+    ("hallucinates, closed domain", "hallucinates_closed_domain",
+     {"gpt": ".41", "sft": ".08", "ppo_ptx": ".21"}),
+    ("  empty answers there", "empty_closed_domain", {}),
+    ("fit for an assistant", "appropriate", {}),
+    ("toxic", "toxic", {}),
+    ("  asked for respect", "toxic_asked_for_respect", {}),
+    ("  not asked", "toxic_not_asked", {}),
+    ("corpus loss (nats)", "corpus_loss", {}),
+    ("KL to sft_mix (nats)", "kl", {}),
+]
 
 
 def table(results):
-    """The whole result as text: rows are measures, columns models, the paper's value in brackets where there is one."""
-    lines = [" " * 30 + "".join(f"{TITLES[name]:>16}" for name in MODELS)]
+    """Return the results as text: one row per measure, one column per model.
+
+    The paper's value is in brackets where it gives one."""
+    lines = [" " * 30 + columns(TITLES[name] for name in MODELS)]
     for title, key, paper in PAPER:
         cells = []
         for name in MODELS:
-            value = results["models"][name][key]
-            value = value[0] if isinstance(value, list) else value
-            cells.append(f"{'-' if value is None else f'{value:.3f}'}{f' ({paper[name]})' if name in paper else ''}")
-        lines.append(f"{title:30}" + "".join(f"{cell:>16}" for cell in cells))
-    wins, rm = results["ppo_ptx_preferred_to"], results["reward_model"]
-    lines.append("PPO-ptx preferred to:\n  " + ", ".join(f"{TITLES[n]} {m:.3f} [{low:.3f}, {high:.3f}]" for n, (m, low, high) in wins.items())
-                 + "\n  (paper, 175B: SFT .734, GPT .85, GPT prompted .71)")
-    mean, low, high = results["ceiling_vs_sft"]
-    lines.append(f"a perfect answerer against SFT {mean:.3f} [{low:.3f}, {high:.3f}];\n"
-                 f"  PPO-ptx has {(wins['sft'][0] - .5) / (mean - .5):.2f} of its lead over a half; gold-utility gap closed {results['gap_closed']:.2f}")
-    accuracies = {key.removeprefix("accuracy_"): rm[key] for key in rm if key.startswith("accuracy_")}
-    lines.append("reward model accuracy (ceiling):\n  "
-                 + ", ".join(f"{key.replace('_', ' ')} {value:.3f} ({rm['ceilings'][key]:.3f})" for key, value in accuracies.items())
-                 + f"\n  labelers agree with each other {rm['labeler_agreement']:.3f} (.726); paper's reward model: train .724, held-out .696")
-    lines.append("* by held-out labelers, ties half; the paper's: Figure 1, 175B (in its comparison with FLAN and T0: .734)")
+            cells.append(cell(results["models"][name][key], paper.get(name)))
+        lines.append(f"{title:30}{columns(cells)}")
+
+    wins = results["ppo_ptx_preferred_to"]
+    preferred = ", ".join(f"{TITLES[name]} {interval(wins[name])}" for name in wins)
+    lines.append(f"PPO-ptx preferred to:\n  {preferred}")
+    lines.append("  (paper, 175B: SFT .734, GPT .85, GPT prompted .71)")
+
+    ceiling = results["ceiling_vs_sft"]
+    lead = (wins["sft"][0] - .5) / (ceiling[0] - .5)
+    lines.append(f"a perfect answerer against SFT {interval(ceiling)};")
+    lines.append(f"  PPO-ptx has {lead:.2f} of its lead over a half; "
+                 f"gold-utility gap closed {results['gap_closed']:.2f}")
+
+    report = results["reward_model"]
+    accuracies = []
+    for key, ceiling in report["ceilings"].items():
+        accuracy = report[f"accuracy_{key}"]
+        accuracies.append(f"{key.replace('_', ' ')} {accuracy:.3f} ({ceiling:.3f})")
+    lines.append("reward model accuracy (ceiling):\n  " + ", ".join(accuracies))
+    lines.append(f"  labelers agree with each other {report['labeler_agreement']:.3f} (.726); "
+                 "paper's reward model: train .724, held-out .696")
+    lines.append("* by held-out labelers, ties half; the paper's: Figure 1, 175B "
+                 "(in its comparison with FLAN and T0: .734)")
     return "\n".join(lines)
 
 
+def columns(texts):
+    """Right-align texts in columns of 16 characters."""
+    return "".join(f"{text:>16}" for text in texts)
+
+
+def cell(value, paper):
+    """Format a measure (a number, [mean, low, high], or None) and the paper's value."""
+    if isinstance(value, list):
+        value = value[0]
+    text = "-" if value is None else f"{value:.3f}"
+    return f"{text} ({paper})" if paper else text
+
+
+def interval(estimate):
+    """Format [mean, low, high]."""
+    mean, low, high = estimate
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def side_by_side(rows, responses):
+    """Print five prompts of different use cases with the answers of all models."""
+    first = {}
+    for i, row in enumerate(rows):
+        first.setdefault(row["use_case"], i)
+    for use_case in ("generation", "open_qa", "brainstorming", "chat", "closed_qa"):
+        if use_case not in first:
+            continue
+        i = first[use_case]
+        print(f"\n  {rows[i]['prompt']}")
+        for name in MODELS:
+            print(f"    {TITLES[name]:>15}: {responses[name][i]['text']}")
+
+
+# ---------------------------------------------------------------- pictures of a run
+
+
 def plot_losses(out):
-    """out/losses.png: pretraining and SFT."""
+    """Draw out/losses.png: the losses of pretraining and of SFT."""
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-    for axis, name, x in ((axes[0], "gpt", "step"), (axes[1], "sft", "epoch")):
-        rows = files.read_jsonl(out / f"{name}.jsonl")
-        checks = [row for row in rows if "valid_loss" in row]
-        by_epoch = [row[x] if x == "step" else row["step"] / max(1, rows[-1]["step"]) * rows[-1]["epoch"] for row in rows]
-        axis.plot(by_epoch, [row["loss"] for row in rows], color=BLUE, alpha=0.5, linewidth=0.7, label="training")
-        axis.plot([row[x] for row in checks], [row["valid_loss"] for row in checks], color=ORANGE, marker="o", markersize=3, label="validation")
-        title = {"gpt": "Step 0: pretraining on the corpus", "sft": "Step 1: fine-tuning, response tokens"}[name]
-        axis.set(xlabel=x, ylabel="loss (nats a token)", title=title)
-        axis.legend(frameon=False)
-    axes[0].set_ylim(0, 3)
-    fig.tight_layout()
-    fig.savefig(out / "losses.png", dpi=130)
-    plt.close(fig)
+    gpt = files.read_jsonl(out / "gpt.jsonl")
+    draw_losses(axes[0], gpt, column(gpt, "step"), "step")
+    axes[0].set(title="Step 0: pretraining on the corpus", ylim=(0, 3))
+    # SFT's steps are spread evenly over its epochs
+    sft = files.read_jsonl(out / "sft.jsonl")
+    last = sft[-1]
+    epochs = [row["step"] / max(1, last["step"]) * last["epoch"] for row in sft]
+    draw_losses(axes[1], sft, epochs, "epoch")
+    axes[1].set(title="Step 1: fine-tuning, response tokens")
+    save(fig, out / "losses.png")
 
 
-def plot_dashboard(out):
-    """out/ppo.png: proxy and gold score, KL, length, explained variance, entropy over the two final runs."""
-    panels = [("score", "reward model's score (proxy)"), ("gold", "gold utility (never trained on)"), ("kl", "KL to the SFT model (nats)"),
-              ("length", "response length (tokens)"), ("explained_variance", "explained variance of returns"), ("entropy", "entropy (nats a token)")]
-    fig, axes = plt.subplots(2, 3, figsize=(13, 6.4))
-    for name, colour, style in (("ppo", ORANGE, "--"), ("ppo_ptx", BLUE, "-")):
-        rows = files.read_jsonl(out / f"{name}.jsonl")
-        for axis, (key, title) in zip(axes.flat, panels):
-            axis.plot([row["step"] for row in rows], [row[key] for row in rows], color=colour, linestyle=style, label=TITLES[name])
-            axis.set(title=title, xlabel="iteration")
-    axes[0, 0].legend(frameon=False)
-    fig.tight_layout()
-    fig.savefig(out / "ppo.png", dpi=130)
-    plt.close(fig)
-
-
-def plot_figures(out, results):
-    """out/figures.png: the paper's Figure 1 (preference) and Figure 4 (metadata)."""
-    fig, axes = plt.subplots(1, 2, figsize=(13, 4.4), width_ratios=(1, 1.5))
-    for i, name in enumerate(MODELS):
-        mean, low, high = results["models"][name]["win_rate_vs_sft"]
-        axes[0].bar(i, mean, yerr=[[mean - low], [high - mean]], color=COLOURS[name], capsize=3)
-        axes[0].text(i, high + 0.025, f"{mean:.2f}", ha="center", fontsize=9, bbox=dict(facecolor="white", edgecolor="none", pad=0.5))
-    ceiling = results["ceiling_vs_sft"][0]
-    axes[0].axhline(ceiling, color=GREEN, linestyle="--", linewidth=1, label="a perfect answerer")
-    axes[0].axhline(0.5, color=GREY, linestyle=":", linewidth=1)
-    axes[0].set_xticks(range(len(MODELS)), [TITLES[n].replace(" ", "\n", 1) for n in MODELS], fontsize=8)
-    axes[0].set(ylim=(0, 1), ylabel="preferred to SFT (held-out labelers, 95 % CI)", title="Figure 1: what people prefer")
-    axes[0].legend(frameon=False, loc="upper left")
-    keys = [("attempts_correct_instruction", "attempts\nthe instruction"), ("follows_constraints", "follows\nconstraints"),
-            ("appropriate", "fit for an\nassistant"), ("hallucinates_closed_domain", "hallucinates\n(closed domain)"), ("toxic", "toxic")]
-    for i, name in enumerate(MODELS):
-        places, shares = [k + (i - 2.5) * 0.14 for k in range(len(keys))], [results["models"][name][key] or 0 for key, _ in keys]
-        axes[1].bar(places, shares, 0.13, color=COLOURS[name], label=TITLES[name])
-    axes[1].set_xticks(range(len(keys)), [title for _, title in keys], fontsize=9)
-    axes[1].set(ylim=(0, 1.18), ylabel="share of responses", title="Figure 4: what is in the responses")
-    axes[1].legend(frameon=False, ncols=6, fontsize=7.5, loc="upper center")
-    fig.tight_layout()
-    fig.savefig(out / "figures.png", dpi=130)
-    plt.close(fig)
+def draw_losses(axis, rows, places, unit):
+    """Draw the training losses at `places` and the validation losses at their step or epoch."""
+    checks = [row for row in rows if "valid_loss" in row]
+    axis.plot(places, column(rows, "loss"),
+              color=BLUE, alpha=0.5, linewidth=0.7, label="training")
+    axis.plot(column(checks, unit), column(checks, "valid_loss"),
+              color=ORANGE, marker="o", markersize=3, label="validation")
+    axis.set(xlabel=unit, ylabel="loss (nats a token)")
+    axis.legend(frameon=False)
 
 
 def plot_reward(path, log, margins, table):
-    """out/reward.png: the loss, the calibration, the SFT epochs."""
+    """Draw out/reward.png: the ranking loss, the calibration, the scores of the SFT epochs.
+
+    log: a loss per step. margins: score differences by kind of pair. table: (epoch's name, mean
+    score, half of its 95 % interval)."""
     fig, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-    smooth = [sum(log[max(0, i - 50):i + 51]) / len(log[max(0, i - 50):i + 51]) for i in range(len(log))]
-    axes[0].plot(smooth, color=BLUE)
+    axes[0].plot(smoothed(log), color=BLUE)
     axes[0].axhline(0.6931, color=GREY, linestyle=":", label="a coin flip, log 2")
     axes[0].set(xlabel="step", ylabel="ranking loss (nats a pair)", title="Equation 1 goes down")
-    for (name, values), colour, marker in zip(list(margins.items())[:2], (BLUE, ORANGE), "os"):
-        both = torch.tensor(values + [-v for v in values])              # each pair seen from either side
-        right = torch.tensor([1.0] * len(values) + [0.0] * len(values))
-        bins = torch.bucketize(both, both.quantile(torch.linspace(0, 1, 13))[1:-1])
-        axes[1].plot([both.sigmoid()[bins == b].mean() for b in range(12)], [right[bins == b].mean() for b in range(12)],
+
+    for name, colour, marker in zip(margins, (BLUE, ORANGE), "os"):
+        predicted, observed = calibration(margins[name])
+        axes[1].plot(predicted, observed,
                      marker=marker, color=colour, label=name.replace("_", " "))
     axes[1].plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
-    axes[1].set(xlabel="predicted: sigmoid(score difference)", ylabel="observed share preferred", title="Calibration, held-out prompts")
-    epochs, means, errors = zip(*sorted((int(name), mean, error) for name, mean, error in table))
+    axes[1].set(xlabel="predicted: sigmoid(score difference)", ylabel="observed share preferred",
+                title="Calibration, held-out prompts")
+
+    by_epoch = sorted((int(name), mean, error) for name, mean, error in table)
+    epochs, means, errors = zip(*by_epoch)
     axes[2].errorbar(epochs, means, yerr=errors, marker="o", capsize=2, color=GREEN)
     axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples (95 % over samples)", title="Which SFT epoch is the baseline (C.1)")
+    axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples (95 % over samples)",
+                title="Which SFT epoch is the baseline (C.1)")
+
     for axis in axes[:2]:
         axis.legend(frameon=False, fontsize=8)
+    save(fig, path)
+
+
+def smoothed(losses, reach=50):
+    """Return for each loss the mean over its neighbours, `reach` of them on either side."""
+    means = []
+    for i in range(len(losses)):
+        near = losses[max(0, i - reach):i + reach + 1]
+        means.append(sum(near) / len(near))
+    return means
+
+
+def calibration(margins, bins=12):
+    """Return (predicted, observed) shares of pairs in `bins` groups of equal size.
+
+    margins: score of the preferred response minus score of the other."""
+    right = torch.tensor(margins)
+    both = torch.cat([right, -right])                           # each pair seen from either side
+    preferred = torch.cat([torch.ones_like(right), torch.zeros_like(right)])
+    limits = both.quantile(torch.linspace(0, 1, bins + 1))
+    group = torch.bucketize(both, limits[1:-1])
+    predicted = []
+    observed = []
+    for b in range(bins):
+        predicted.append(both.sigmoid()[group == b].mean())
+        observed.append(preferred[group == b].mean())
+    return predicted, observed
+
+
+# The six panels of out/ppo.png: (key of the log, title)
+PANELS = [
+    ("score", "reward model's score (proxy)"),
+    ("gold", "gold utility (never trained on)"),
+    ("kl", "KL to the SFT model (nats)"),
+    ("length", "response length (tokens)"),
+    ("explained_variance", "explained variance of returns"),
+    ("entropy", "entropy (nats a token)"),
+]
+
+
+def plot_dashboard(out):
+    """Draw out/ppo.png: six metrics of the two final runs, by iteration."""
+    fig, axes = plt.subplots(2, 3, figsize=(13, 6.4))
+    for name, colour, style in (("ppo", ORANGE, "--"), ("ppo_ptx", BLUE, "-")):
+        rows = files.read_jsonl(out / f"{name}.jsonl")
+        for axis, (key, title) in zip(axes.flat, PANELS):
+            axis.plot(column(rows, "step"), column(rows, key),
+                      color=colour, linestyle=style, label=TITLES[name])
+            axis.set(title=title, xlabel="iteration")
+    axes[0, 0].legend(frameon=False)
+    save(fig, out / "ppo.png")
+
+
+# The groups of bars in our version of Figure 4: (key in results.json, title)
+METADATA = [
+    ("attempts_correct_instruction", "attempts\nthe instruction"),
+    ("follows_constraints", "follows\nconstraints"),
+    ("appropriate", "fit for an\nassistant"),
+    ("hallucinates_closed_domain", "hallucinates\n(closed domain)"),
+    ("toxic", "toxic"),
+]
+
+
+def plot_figures(out, results):
+    """Draw out/figures.png: the paper's Figure 1 (preference) and Figure 4 (metadata)."""
+    fig, axes = plt.subplots(1, 2, figsize=(13, 4.4), width_ratios=(1, 1.5))
+    draw_preference(axes[0], results)
+    draw_metadata(axes[1], results)
+    save(fig, out / "figures.png")
+
+
+def draw_preference(axis, results):
+    """Draw each model's win rate against SFT, and that of a perfect answerer."""
+    for i, name in enumerate(MODELS):
+        mean, low, high = results["models"][name]["win_rate_vs_sft"]
+        axis.bar(i, mean, yerr=[[mean - low], [high - mean]], color=COLOURS[name], capsize=3)
+        axis.text(i, high + 0.025, f"{mean:.2f}", ha="center", fontsize=9,
+                  bbox=dict(facecolor="white", edgecolor="none", pad=0.5))
+    ceiling = results["ceiling_vs_sft"][0]
+    axis.axhline(ceiling, color=GREEN, linestyle="--", linewidth=1, label="a perfect answerer")
+    axis.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
+    titles = [TITLES[name].replace(" ", "\n", 1) for name in MODELS]
+    axis.set_xticks(range(len(MODELS)), titles, fontsize=8)
+    axis.set(ylim=(0, 1), ylabel="preferred to SFT (held-out labelers, 95 % CI)",
+             title="Figure 1: what people prefer")
+    axis.legend(frameon=False, loc="upper left")
+
+
+def draw_metadata(axis, results):
+    """Draw what is in the responses: a group of bars per measure, a bar per model."""
+    keys = [key for key, _ in METADATA]
+    titles = [title for _, title in METADATA]
+    for i, name in enumerate(MODELS):
+        entry = results["models"][name]
+        shares = [entry[key] or 0 for key in keys]
+        places = [k + (i - 2.5) * 0.14 for k in range(len(keys))]
+        axis.bar(places, shares, 0.13, color=COLOURS[name], label=TITLES[name])
+    axis.set_xticks(range(len(keys)), titles, fontsize=9)
+    axis.set(ylim=(0, 1.18), ylabel="share of responses",
+             title="Figure 4: what is in the responses")
+    axis.legend(frameon=False, ncols=6, fontsize=7.5, loc="upper center")
+
+
+def column(rows, key):
+    """Return the values of `key` in all rows."""
+    return [row[key] for row in rows]
+
+
+def save(fig, path):
+    """Write a picture with tight margins, and close it."""
     fig.tight_layout()
     fig.savefig(path, dpi=130)
     plt.close(fig)
 
 
-def side_by_side(rows, responses):
-    """Five prompts of different use cases, answered by all models."""
-    shown = {row["use_case"]: i for i, row in reversed(list(enumerate(rows)))}
-    for case in ("generation", "open_qa", "brainstorming", "chat", "closed_qa"):
-        if case in shown:
-            print(f"\n  {rows[shown[case]]['prompt']}")
-            for name in MODELS:
-                print(f"    {TITLES[name]:>15}: {responses[name][shown[case]]['text']}")
+# ---------------------------------------------------------------- peak memory
 
 
 def peak_memory():
-    """The most memory that this process has held, in MB; 0 where the system does not say (Windows)."""
+    """Return the most memory that this process has held, in MB.
+
+    It is 0 where the system does not tell (Windows)."""
     try:
         import resource
     except ImportError:
         return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 ** 2 if sys.platform == "darwin" else 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts in bytes, Linux in kilobytes
+    return peak / (1024 ** 2 if sys.platform == "darwin" else 1024)
