@@ -160,7 +160,7 @@ def draw_losses(axis, rows, places, unit):
               color=BLUE, alpha=0.5, linewidth=0.7, label="training")
     axis.plot(column(checks, unit), column(checks, "valid_loss"),
               color=ORANGE, marker="o", markersize=3, label="validation")
-    axis.set(xlabel=unit, ylabel="loss (nats a token)")
+    axis.set(xlabel=unit, ylabel="loss (nats per token)")
     axis.legend(frameon=False)
 
 
@@ -172,7 +172,7 @@ def plot_reward(path, log, margins, table):
     fig, axes = plt.subplots(1, 3, figsize=(13, 3.8))
     axes[0].plot(smoothed(log), color=BLUE)
     axes[0].axhline(0.6931, color=GREY, linestyle=":", label="a coin flip, log 2")
-    axes[0].set(xlabel="step", ylabel="ranking loss (nats a pair)", title="Equation 1 goes down")
+    axes[0].set(xlabel="step", ylabel="ranking loss (nats per pair)", title="Equation 1 goes down")
 
     for name, colour, marker in zip(margins, (BLUE, ORANGE), "os"):
         predicted, observed = calibration(margins[name])
@@ -224,10 +224,10 @@ def calibration(margins, bins=12):
 PANELS = [
     ("score", "reward model's score (proxy)"),
     ("gold", "gold utility (never trained on)"),
-    ("kl", "KL to the SFT model (nats)"),
+    ("kl", "KL to the reference (nats)"),
     ("length", "response length (tokens)"),
     ("explained_variance", "explained variance of returns"),
-    ("entropy", "entropy (nats a token)"),
+    ("entropy", "entropy (nats per token)"),
 ]
 
 
