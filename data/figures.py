@@ -3,6 +3,7 @@
 The scripts and the lessons call these functions. Nothing here is needed to understand RLHF.
 """
 import sys
+import textwrap
 
 import matplotlib
 import torch
@@ -11,6 +12,7 @@ from data import files
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
+from matplotlib.patches import FancyBboxPatch, Rectangle  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 # ---------------------------------------------------------------- palette and names
@@ -304,6 +306,304 @@ def save(fig, path):
     fig.tight_layout()
     fig.savefig(path, dpi=130)
     plt.close(fig)
+
+
+# ---------------------------------------------------------------- pictures of the README
+
+
+def canvas(width, height):
+    """Return a figure and an axis that measures inches from its upper left corner."""
+    fig = plt.figure(figsize=(width, height), facecolor="white")
+    axis = fig.add_axes([0, 0, 1, 1])
+    axis.set(xlim=(0, width), ylim=(height, 0))
+    axis.axis("off")
+    return fig, axis
+
+
+# The rows of the strip: (key of a row of lesson.trace, name, what it is)
+QUANTITIES = [
+    ("logprob", "log-prob, policy", "log π of the sampled token"),
+    ("ref_logprob", "log-prob, reference", "log π$_{ref}$ of the same token"),
+    ("kl", "KL", "log π − log π$_{ref}$"),
+    ("reward", "reward", "−β × KL (last: + score)"),
+    ("value", "value", "rewards expected from here on"),
+    ("advantage", "advantage", "better or worse than expected"),
+]
+MARGIN = 2.0            # inches to the left of the strip, for the names
+TOKEN = 0.6             # inches per token
+BAR = 0.5               # inches of the longest bars of a row
+
+
+def plot_episode(rows, prompt, beta, score, path=None):
+    """Draw one episode as a strip of tokens, with six numbers and bars below each token.
+
+    rows: what lesson.trace returns, a dict per token. path: the file to write; None shows the
+    picture in a notebook. All bars have one scale."""
+    width = MARGIN + TOKEN * len(rows) + TOKEN + 0.2
+    headline = textwrap.fill(f"Prompt: {prompt}", int(width * 10))
+    top = 0.72 + 0.22 * headline.count("\n")
+    ranges = [(min(0, *column(rows, key)), max(0, *column(rows, key))) for key, *_ in QUANTITIES]
+    scale = BAR / max(high - low for low, high in ranges)           # inches per nat or point
+
+    # Where each row begins and where its zero line is
+    places = []
+    y = top + 0.5
+    for low, high in ranges:
+        zero = y + 0.28 + scale * high
+        places.append((y, zero))
+        y = max(zero - scale * low, y + 0.4) + 0.12
+
+    fig, axis = canvas(width, y + 0.3)
+    axis.text(0.12, 0.12, headline, va="top", fontsize=11, weight="bold", linespacing=1.3)
+    axis.text(0.12, top - 0.13, f"β = {beta:g}, score of the reward model {signed(score)}",
+              fontsize=10)
+    axis.text(0.12, y + 0.1, "All bars have one scale: up is positive, down is negative. "
+              "Hatched: the reward that holds the score.", va="center", fontsize=8, color=GREY)
+    axis.text(0.12, top + 0.24, "response, token by token", va="center", fontsize=8, color=GREY)
+    for i, row in enumerate(rows):
+        draw_token(axis, MARGIN + TOKEN * i, top, row["token"])
+    axis.text(MARGIN + TOKEN * (len(rows) + 0.5), top + 0.24, "sum",
+              ha="center", va="center", fontsize=9, color=GREY)
+    for (key, name, meaning), (y, zero) in zip(QUANTITIES, places):
+        axis.plot([0.12, width - 0.12], [y, y], color="#CCCCCC", linewidth=0.8)
+        axis.text(0.12, y + 0.14, name, va="center", fontsize=10)
+        axis.text(0.12, y + 0.32, meaning, va="center", fontsize=8, color=GREY)
+        draw_bars(axis, column(rows, key), y, zero, scale, key == "reward")
+        if key in ("logprob", "ref_logprob", "kl", "reward"):
+            draw_number(axis, len(rows), y, sum(column(rows, key)))
+    if path is None:
+        plt.show()
+    else:
+        fig.savefig(path, dpi=200)
+        plt.close(fig)
+
+
+def draw_token(axis, x, y, token):
+    """Draw a token as a box of the strip."""
+    text = token.strip(" ").replace("\n", "\\n").replace("<|endoftext|>", "<end>")
+    frame = FancyBboxPatch((x + 0.05, y + 0.1), TOKEN - 0.1, 0.28, facecolor="#F0F0F0",
+                           edgecolor=GREY, linewidth=0.8, boxstyle="round,pad=0,rounding_size=0.05")
+    axis.add_patch(frame)
+    axis.text(x + TOKEN / 2, y + 0.24, text, ha="center", va="center",
+              fontsize=min(9, 60 / max(1, len(text))))
+
+
+def draw_bars(axis, values, y, zero, scale, with_score):
+    """Draw a number and a bar per token; the last bar is hatched if it holds the score."""
+    axis.plot([MARGIN, MARGIN + TOKEN * len(values)], [zero, zero], color=GREY, linewidth=0.8)
+    for i, value in enumerate(values):
+        draw_number(axis, i, y, value)
+        hatch = "////" if with_score and i == len(values) - 1 else None
+        axis.add_patch(Rectangle(
+            (MARGIN + TOKEN * (i + 0.22), zero), TOKEN * 0.56, -scale * value, hatch=hatch,
+            facecolor=BLUE if value > 0 else ORANGE, edgecolor="black", linewidth=0.6))
+
+
+def draw_number(axis, i, y, value):
+    """Write a number into column i of the strip, in grey where it rounds to zero."""
+    text = signed(value)
+    axis.text(MARGIN + TOKEN * (i + 0.5), y + 0.14, text, ha="center", va="center", fontsize=9.5,
+              color=GREY if text == "0.00" else "black")
+
+
+def signed(value):
+    """Format a number with its sign and two decimals; zero has no sign."""
+    text = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if text[1:] == "0.00" else text
+
+
+WIDTH = 9.6
+COLUMN = [0.42, 2.69, 4.96, 7.23]       # left edges of the four columns
+WIDE = 1.95                             # width of a box in one column
+FAR = COLUMN[3] + WIDE                  # right edge of the last column
+
+# How a box of each kind looks
+KINDS = {
+    "data": dict(facecolor="white", edgecolor=GREY),
+    "script": dict(facecolor="#333333", edgecolor="#333333"),
+    "weights": dict(facecolor="#DCEBF7", edgecolor=BLUE, boxstyle="round,pad=0,rounding_size=0.12"),
+    "step": dict(facecolor="#F0F0F0", edgecolor=GREY),
+    "learns": dict(facecolor="#FBE6B8", edgecolor="black", linewidth=2.2),
+    "frozen": dict(facecolor="#F4F4F4", edgecolor=GREY, linewidth=1.4, linestyle="--"),
+}
+# Outline and strip tell networks that learn from frozen ones without colour
+STRIPS = {
+    "learns": dict(facecolor=ORANGE),
+    "frozen": dict(facecolor="white", hatch="////"),
+}
+
+# Boxes of the upper half, the steps: (kind, x, y, width, height, name, text)
+STEPS = [
+    ("data", COLUMN[0], 0.85, WIDE, 0.52, "data/corpus.txt", "the web of the toy town"),
+    ("data", COLUMN[1], 0.85, WIDE, 0.52, "data/demonstrations.jsonl",
+     "answers written by labelers"),
+    ("data", COLUMN[2], 0.85, WIDE, 0.52, "out/rankings.jsonl", "samples ranked by labelers"),
+    ("data", COLUMN[3], 0.85, WIDE, 0.52, "data/prompts_rl.jsonl", "prompts without answers"),
+    ("script", COLUMN[0], 1.62, WIDE, 0.32, "model.py", ""),
+    ("script", COLUMN[1], 1.62, WIDE, 0.32, "sft.py", ""),
+    ("script", COLUMN[2], 1.62, WIDE, 0.32, "reward.py", ""),
+    ("script", COLUMN[3], 1.62, WIDE, 0.32, "ppo.py", ""),
+    ("weights", COLUMN[0], 2.3, WIDE, 0.52, "out/gpt.pt", "base model"),
+    ("weights", COLUMN[1], 2.3, WIDE, 0.52, "out/sft_epochs/*.pt", "one model per epoch"),
+    ("weights", COLUMN[1], 2.94, WIDE, 0.84, "out/sft_mix.pt",
+     "reference: SFT with\n10 % pretraining data;\nPPO starts from it"),
+    ("weights", COLUMN[2], 2.3, WIDE, 0.52, "out/reward_1.pt", "reward model, from gpt.pt"),
+    ("weights", COLUMN[2], 2.94, WIDE, 0.84, "out/sft.pt",
+     "SFT baseline: the epoch\nwhose samples the reward\nmodel scores best"),
+    ("weights", COLUMN[3], 2.3, WIDE, 0.52, "out/ppo_1.pt", "policy of round 1"),
+    ("weights", COLUMN[2], 4.3, WIDE, 0.7, "out/reward.pt",
+     "reward_1.pt trained further,\non rankings of both rounds"),
+    ("weights", COLUMN[3], 4.3, WIDE, 0.7, "out/ppo.pt, ppo_ptx.pt",
+     "policies without and with\nthe pretraining mix"),
+]
+HEADINGS = [
+    "Step 0: base model",
+    "Step 1: fine-tuning (SFT)",
+    "Step 2: reward model",
+    "Step 3: PPO",
+]
+
+# Boxes of the lower half, one iteration of PPO
+ITERATION = [
+    ("data", COLUMN[0], 5.85, WIDE, 0.52, "prompts", "data/prompts_rl.jsonl"),
+    ("data", COLUMN[1], 5.85, FAR - COLUMN[1], 0.52, "responses",
+     "sampled from the policy; all four networks read prompt and response"),
+    ("learns", COLUMN[0], 6.75, WIDE, 0.72, "policy", "learns\nstarts from sft_mix.pt"),
+    ("frozen", COLUMN[1], 6.75, WIDE, 0.72, "reference", "frozen\nsft_mix.pt"),
+    ("frozen", COLUMN[2], 6.75, WIDE, 0.72, "reward model", "frozen\nreward.pt"),
+    ("learns", COLUMN[3], 6.75, WIDE, 0.72, "value network", "learns\nstarts from reward.pt"),
+    ("step", COLUMN[0], 7.95, COLUMN[1] + WIDE - COLUMN[0], 0.7, "KL penalty, per token",
+     "β × (log π − log π$_{ref}$)"),
+    ("step", COLUMN[2], 7.95, WIDE, 0.7, "rewards, per token",
+     "minus the KL penalty; plus\nthe score on the last token"),
+    ("step", COLUMN[3], 7.95, WIDE, 0.7, "advantages, per token",
+     "rewards compared with\nthe values (GAE)"),
+    ("step", COLUMN[0], 9.1, WIDE, 0.7, "pretraining mix",
+     "γ$_{ptx}$ × loss on the corpus\n(PPO-ptx only)"),
+    ("step", COLUMN[1], 9.1, COLUMN[2] + WIDE - COLUMN[1], 0.7, "policy loss",
+     "tokens with a positive advantage become likelier,\nothers less likely; clipped"),
+    ("step", COLUMN[3], 9.1, WIDE, 0.7, "value loss",
+     "values move towards\nreturns (value + advantage)"),
+]
+
+# What the four networks put out
+OUTPUTS = [
+    "log π,\none per token",
+    "log π$_{ref}$,\none per token",
+    "score,\none per response",
+    "value,\none per token",
+]
+
+
+def plot_three_steps(path):
+    """Draw the three steps with their files, and below them one iteration of PPO."""
+    fig, axis = canvas(WIDTH, 9.95)
+    draw_steps(axis)
+    axis.plot([0.2, WIDTH - 0.2], [5.25, 5.25], color="#CCCCCC", linewidth=0.8)
+    draw_iteration(axis)
+    fig.savefig(path, dpi=200)
+    plt.close(fig)
+
+
+def draw_steps(axis):
+    """Draw which script makes which file from which."""
+    axis.text(0.2, 0.27, "The three steps and their files",
+              va="center", fontsize=12, weight="bold")
+    for y, height, name in ((2.2, 1.7, "round 1"), (4.2, 0.9, "round 2")):
+        band = Rectangle((COLUMN[2] - 0.1, y), FAR - COLUMN[2] + 0.2, height, facecolor="#F7F7F7",
+                         edgecolor=GREY, linestyle=":")
+        axis.add_patch(band)
+        axis.text(FAR + 0.2, y + height / 2, name, rotation=90,
+                  ha="center", va="center", fontsize=9)
+    for title, x in zip(HEADINGS, COLUMN):
+        middle = x + WIDE / 2
+        axis.text(middle, 0.65, title, ha="center", va="center", fontsize=10, weight="bold")
+        arrow(axis, (middle, 1.37), (middle, 1.62))
+        arrow(axis, (middle, 1.94), (middle, 2.3))
+    for box in STEPS:
+        draw_box(axis, *box)
+    for i in (0, 2):
+        arrow(axis, (COLUMN[i] + WIDE, 2.56), (COLUMN[i + 1], 2.56))
+
+    # Samples of the SFT models are ranked in round 1, those of the first policy in round 2
+    gutter = COLUMN[2] - 0.2
+    for y in (2.56, 3.36):
+        arrow(axis, (COLUMN[1] + WIDE, y), (gutter, y), (gutter, 1.11), (COLUMN[2], 1.11))
+    left = COLUMN[3] + 0.4
+    middle = COLUMN[2] + WIDE / 2
+    arrow(axis, (left, 2.82), (left, 4.05), (middle, 4.05), (middle, 4.3))
+    axis.text(left + 0.12, 3.3, "its samples are\nranked, too", va="center", fontsize=8.5)
+    arrow(axis, (COLUMN[2] + WIDE, 4.65), (COLUMN[3], 4.65))
+
+    # What the boxes mean
+    draw_box(axis, "data", COLUMN[0], 4.3, 0.6, 0.25, "text", "")
+    draw_box(axis, "script", COLUMN[0] + 0.7, 4.3, 0.6, 0.25, "script", "")
+    draw_box(axis, "weights", COLUMN[0] + 1.4, 4.3, 0.75, 0.25, "weights", "")
+    arrow(axis, (COLUMN[0] + 2.3, 4.42), (COLUMN[0] + 2.65, 4.42))
+    axis.text(COLUMN[0] + 2.72, 4.42, "is used for", va="center", fontsize=8.5)
+    axis.text(COLUMN[0], 4.78, "python ppo.py makes whatever is missing, in this order.",
+              va="center", fontsize=8.5)
+
+
+def draw_iteration(axis):
+    """Draw the four networks of step 3 and what flows between them."""
+    axis.text(0.2, 5.52, "Step 3, round 2: one iteration of PPO and its four networks",
+              va="center", fontsize=12, weight="bold")
+    for box in ITERATION:
+        draw_box(axis, *box)
+
+    # 1. The policy answers the prompts; the other networks read its responses
+    middle = [x + WIDE / 2 for x in COLUMN]
+    gutter = COLUMN[1] - 0.16
+    for x in middle:
+        arrow(axis, (x, 6.37), (x, 6.75))
+    arrow(axis, (COLUMN[0] + WIDE, 7.11), (gutter, 7.11), (gutter, 6.11), (COLUMN[1], 6.11))
+
+    # 2. What the networks put out becomes rewards, and these become advantages
+    for x, label in zip(middle, OUTPUTS):
+        arrow(axis, (x, 7.47), (x, 7.95))
+        axis.text(x + 0.08, 7.71, label, va="center", fontsize=8.5)
+    arrow(axis, (COLUMN[1] + WIDE, 8.3), (COLUMN[2], 8.3))
+    arrow(axis, (COLUMN[2] + WIDE, 8.3), (COLUMN[3], 8.3))
+
+    # 3. The losses update the two networks that learn
+    left = COLUMN[3] + 0.4
+    under = COLUMN[2] - 0.16
+    arrow(axis, (left, 8.65), (left, 8.87), (under, 8.87), (under, 9.1))
+    arrow(axis, (middle[3], 8.65), (middle[3], 9.1))
+    arrow(axis, (COLUMN[1], 9.45), (0.2, 9.45), (0.2, 7.11), (COLUMN[0], 7.11))
+    arrow(axis, (FAR, 9.45), (FAR + 0.2, 9.45), (FAR + 0.2, 7.11), (FAR, 7.11))
+    axis.text(gutter, 9.45, "+", ha="center", va="center", fontsize=10,
+              bbox=dict(boxstyle="circle,pad=0.1", facecolor="white", edgecolor="black"))
+    for x in (0.1, WIDTH - 0.1):
+        axis.text(x, 8.3, "update", rotation=90, ha="center", va="center", fontsize=8.5)
+
+
+def draw_box(axis, kind, x, y, width, height, name, text):
+    """Draw a box of one of KINDS with its name, and the lines of its text below."""
+    style = {"boxstyle": "square,pad=0", "linewidth": 1} | KINDS[kind]
+    axis.add_patch(FancyBboxPatch((x, y), width, height, zorder=2, **style))
+    middle = x + width / 2
+    if kind in STRIPS:
+        middle += 0.09
+        axis.add_patch(Rectangle((x + 0.04, y + 0.04), 0.14, height - 0.08, edgecolor=GREY,
+                                 linewidth=0.5, zorder=3, **STRIPS[kind]))
+    lines = text.splitlines()
+    first = y + (height - 0.17 * len(lines)) / 2
+    weight = "normal" if kind in ("data", "weights") else "bold"
+    colour = "white" if kind == "script" else "black"
+    axis.text(middle, first, name, ha="center", va="center", fontsize=9,
+              weight=weight, color=colour, zorder=4)
+    for i, line in enumerate(lines, 1):
+        axis.text(middle, first + 0.17 * i, line, ha="center", va="center", fontsize=8.5, zorder=4)
+
+
+def arrow(axis, *points):
+    """Draw a line through the points, with an arrowhead at the last."""
+    axis.plot(*zip(*points[:-1]), color="black", linewidth=1.1, zorder=1, solid_capstyle="butt")
+    head = dict(arrowstyle="-|>", color="black", linewidth=1.1, shrinkA=0, shrinkB=0,
+                mutation_scale=9)
+    axis.annotate("", points[-1], points[-2], zorder=5, arrowprops=head)
 
 
 # ---------------------------------------------------------------- peak memory
