@@ -342,28 +342,19 @@ def plot_episode(rows, prompt, beta, score, path=None):
     width = MARGIN + TOKEN * len(rows) + TOKEN + 0.2
     headline = textwrap.fill(f"Prompt: {prompt}", int(width * 10))
     top = 0.72 + 0.22 * headline.count("\n")
-    ranges = [(min(0, *column(rows, key)), max(0, *column(rows, key))) for key, *_ in QUANTITIES]
-    scale = BAR / max(high - low for low, high in ranges)           # inches per nat or point
-
-    # Where each row begins and where its zero line is
-    places = []
-    y = top + 0.5
-    for low, high in ranges:
-        zero = y + 0.28 + scale * high
-        places.append((y, zero))
-        y = max(zero - scale * low, y + 0.4) + 0.12
-
-    fig, axis = canvas(width, y + 0.3)
-    axis.text(0.12, 0.12, headline, va="top", fontsize=11, weight="bold", linespacing=1.3)
+    places, scale, bottom = lay_out(rows, top + 0.5)
+    fig, axis = canvas(width, bottom + 0.3)
+    axis.text(0.12, 0.12, headline, va="top", fontsize=11, weight="bold", linespacing=1.3,
+              parse_math=False)
     axis.text(0.12, top - 0.13, f"β = {beta:g}, score of the reward model {signed(score)}",
               fontsize=10)
-    axis.text(0.12, y + 0.1, "All bars have one scale: up is positive, down is negative. "
-              "Hatched: the reward that holds the score.", va="center", fontsize=8, color=GREY)
     axis.text(0.12, top + 0.24, "response, token by token", va="center", fontsize=8, color=GREY)
-    for i, row in enumerate(rows):
-        draw_token(axis, MARGIN + TOKEN * i, top, row["token"])
+    axis.text(0.12, bottom + 0.1, "All bars have one scale: up is positive, down is negative. "
+              "Hatched: the reward that holds the score.", va="center", fontsize=8, color=GREY)
     axis.text(MARGIN + TOKEN * (len(rows) + 0.5), top + 0.24, "sum",
               ha="center", va="center", fontsize=9, color=GREY)
+    for i, row in enumerate(rows):
+        draw_token(axis, MARGIN + TOKEN * i, top, row["token"])
     for (key, name, meaning), (y, zero) in zip(QUANTITIES, places):
         axis.plot([0.12, width - 0.12], [y, y], color="#CCCCCC", linewidth=0.8)
         axis.text(0.12, y + 0.14, name, va="center", fontsize=10)
@@ -378,13 +369,28 @@ def plot_episode(rows, prompt, beta, score, path=None):
         plt.close(fig)
 
 
+def lay_out(rows, y):
+    """Return (where each row of the strip begins and has its zero line, scale, end), in inches."""
+    ranges = []
+    for key, _, _ in QUANTITIES:
+        values = column(rows, key)
+        ranges.append((min(0, *values), max(0, *values)))
+    scale = BAR / max(high - low for low, high in ranges)           # inches per nat or point
+    places = []
+    for low, high in ranges:
+        zero = y + 0.28 + scale * high
+        places.append((y, zero))
+        y = max(zero - scale * low, y + 0.4) + 0.12
+    return places, scale, y
+
+
 def draw_token(axis, x, y, token):
     """Draw a token as a box of the strip."""
     text = token.strip(" ").replace("\n", "\\n").replace("<|endoftext|>", "<end>")
     frame = FancyBboxPatch((x + 0.05, y + 0.1), TOKEN - 0.1, 0.28, facecolor="#F0F0F0",
                            edgecolor=GREY, linewidth=0.8, boxstyle="round,pad=0,rounding_size=0.05")
     axis.add_patch(frame)
-    axis.text(x + TOKEN / 2, y + 0.24, text, ha="center", va="center",
+    axis.text(x + TOKEN / 2, y + 0.24, text, ha="center", va="center", parse_math=False,
               fontsize=min(9, 60 / max(1, len(text))))
 
 
