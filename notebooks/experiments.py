@@ -29,7 +29,9 @@ import reward
 import sft
 from data import corpus, files, flags, judge, labeler, prepare, tasks, tokenizer
 from data import toytown as town
-from data.figures import BLUE, COLOURS, GREEN, GREY, ORANGE, TITLES, plt
+from data.figures import (
+    BLUE, COLOURS, GREEN, GREY, ORANGE, TITLES, plot_episode, plot_three_steps, plt
+)
 from data.labeler import get_labelers
 from data.files import made
 from model import load_model
@@ -792,6 +794,18 @@ def draw(name, folder=RESULTS):
     return sentence
 
 
+def draw_readme():
+    """Draw the README's pictures: the three steps, and an episode of the committed PPO-ptx model."""
+    from notebooks import lesson                # only here, because it needs IPython
+    folder = HERE.parent / ".readme"
+    prompt = "Give me three foods. The word berries must not be in it."
+    config = ppo.Config(out=str(lesson.CHECKPOINTS))
+    rows = lesson.trace(prompt, config)
+    score = sum(row["reward"] + config.beta * row["kl"] for row in rows)
+    plot_three_steps(folder / "three_steps.png")
+    plot_episode(rows, prompt, config.beta, score, folder / "episode.png")
+
+
 def main():
     """The command line."""
     costs = "\n".join(f"    {name:20} about {cost:>6} on one core: {experiment.__doc__}" for name, (experiment, _, cost) in EXPERIMENTS.items())
@@ -801,6 +815,8 @@ def main():
     flags = parser.parse_args()
     if flags.name is None:
         return parser.print_help()
+    if flags.name == "pictures":
+        draw_readme()
     for name, (experiment, _, _) in EXPERIMENTS.items() if flags.name in ("all", "pictures") else [(flags.name, EXPERIMENTS[flags.name])]:
         if flags.name != "pictures":
             print(f"\n{name}: {run(name, flags.quick)}")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 
 import model
 import ppo
@@ -876,6 +877,86 @@ def test_the_losses_are_drawn_against_steps_and_against_epochs(tmp_path, figure)
         [([0, 20, 40], [5, 4, 3]), ([0, 40], [5.5, 3.5])],
         [([0.5, 1, 2], [2, 1.5, 1]), ([1, 2], [1.8, 1.2])],
     ]
+
+
+def written(axis):
+    """The texts of a picture without markup."""
+    return [text.get_text() for text in axis.texts]
+
+
+def test_an_episode_shows_every_token_with_its_six_numbers_and_the_sums(tmp_path, figure):
+    """Two tokens: KL 0.50 and -0.25, beta 0.2, score 1.00. Signs are written; zero has none."""
+    keys = ["token", "logprob", "ref_logprob", "kl", "reward", "value", "advantage"]
+    rows = [
+        dict(zip(keys, [" fox", -0.5, -1.0, 0.5, -0.1, 0.8, 0.15])),
+        dict(zip(keys, ["<|endoftext|>", -0.001, 0.249, -0.25, 1.05, 0.95, -0.1])),
+    ]
+    figures.plot_episode(rows, "Name $5 and $6.", 0.2, 1.0, tmp_path / "episode.png")
+    (axis,) = figure()
+    texts = written(axis)
+    assert "Prompt: Name $5 and $6." in texts
+    assert "β = 0.2, score of the reward model +1.00" in texts
+    assert texts.index("fox") < texts.index("<end>")
+    numbers = [text for text in texts if text[-3:-2] == "."]
+    assert numbers[1:] == [                     # the first is the score
+        "−0.50", "0.00", "−0.50",
+        "−1.00", "+0.25", "−0.75",
+        "+0.50", "−0.25", "+0.25",
+        "−0.10", "+1.05", "+0.95",
+        "+0.80", "+0.95",
+        "+0.15", "−0.10",
+    ]
+    bars = [patch for patch in axis.patches if type(patch) is Rectangle]
+    drawn = [-bar.get_height() for bar in bars]
+    values = [row[key] for key in keys[1:] for row in rows]
+    assert [height / drawn[0] for height in drawn] == pytest.approx([v / -0.5 for v in values])
+    assert [bool(bar.get_hatch()) for bar in bars] == [i == 7 for i in range(12)]
+    assert (tmp_path / "episode.png").stat().st_size > 0
+
+
+def test_the_numbers_of_an_episode_stand_in_the_column_of_their_token(tmp_path, figure):
+    keys = ["logprob", "ref_logprob", "kl", "reward", "value", "advantage"]
+    rows = [{"token": f"t{i}"} | {key: i + 0.01 * k for k, key in enumerate(keys)} for i in range(3)]
+    figures.plot_episode(rows, "Go.", 0.2, 1.0, tmp_path / "episode.png")
+    (axis,) = figure()
+    x = {text.get_text(): text.get_position()[0] for text in axis.texts}
+    for i in range(3):
+        for k in range(6):
+            assert x[figures.signed(i + 0.01 * k)] == pytest.approx(x[f"t{i}"])
+
+
+def test_the_three_steps_name_every_file_and_four_networks_two_of_them_frozen(tmp_path, figure):
+    figures.plot_three_steps(tmp_path / "three_steps.png")
+    (axis,) = figure()
+    texts = written(axis)
+    for name in (
+        "data/corpus.txt", "model.py", "out/gpt.pt",
+        "data/demonstrations.jsonl", "sft.py", "out/sft_epochs/*.pt", "out/sft_mix.pt",
+        "out/rankings.jsonl", "reward.py", "out/reward_1.pt", "out/sft.pt", "out/reward.pt",
+        "data/prompts_rl.jsonl", "ppo.py", "out/ppo_1.pt", "out/ppo.pt, ppo_ptx.pt",
+    ):
+        assert name in texts, name
+    networks = {name: texts[texts.index(name) + 1] for name in
+                ("policy", "reference", "reward model", "value network")}
+    assert networks == {"policy": "learns", "reference": "frozen", "reward model": "frozen",
+                        "value network": "learns"}
+    frames = [patch for patch in axis.patches if type(patch) is not Rectangle]
+    assert sum(frame.get_linestyle() == "--" for frame in frames) == 2
+    assert sum(bool(patch.get_hatch()) for patch in axis.patches) == 2
+
+
+def test_no_text_of_the_three_steps_leaves_its_picture_or_covers_another(tmp_path, figure):
+    figures.plot_three_steps(tmp_path / "three_steps.png")
+    (axis,) = figure()
+    renderer = axis.figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in axis.texts if text.get_text()]
+    page = axis.figure.bbox
+    for i, box in enumerate(boxes):
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+        for other in boxes[:i]:
+            wide = min(box.x1, other.x1) - max(box.x0, other.x0)
+            high = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert wide <= 1 or high <= 3       # pixels: of the frame around the letters
 
 
 def test_five_prompts_of_different_use_cases_are_shown_with_the_answers_of_all_models(capsys):
