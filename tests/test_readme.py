@@ -73,8 +73,8 @@ def symbol_lines(file, symbol):
     """First line (decorators included) and last line of a class or function of a script."""
     for node in ast.parse(read(file)).body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == symbol:
-            first = min([node.lineno] + [d.lineno for d in node.decorator_list])
-            return first, node.end_lineno
+            first = node.decorator_list[0] if node.decorator_list else node
+            return first.lineno, node.end_lineno
     raise AssertionError(f"README.md, reading path: {file} has no {symbol}")
 
 
@@ -94,8 +94,8 @@ def test_the_reading_path_names_the_lines_where_the_mathematics_is():
         _, last = symbol_lines(file.strip("`"), end)
         assert first < last, f"README.md, reading path: in {file} {begin} comes after {end}"
         right.append("| " + " | ".join([file, symbols, f"lines {first}-{last}", *rest]) + " |")
-    wrong = [line for line, corrected in zip(reading_path(), right) if line != corrected]
-    assert not wrong, "README.md, the reading path should be:\n\n" + "\n".join(right) + "\n"
+    should_be = "\n".join(right)
+    assert reading_path() == right, f"README.md, the reading path should be:\n\n{should_be}\n"
 
 
 def test_the_reading_path_leads_through_all_four_scripts_in_order():
@@ -104,14 +104,14 @@ def test_the_reading_path_leads_through_all_four_scripts_in_order():
 
 
 def test_the_chat_of_the_readme_is_what_the_committed_model_answers(monkeypatch, capsys):
-    block = next(b for b in code_blocks(read("README.md")) if "--chat" in b)
+    block = code_blocks(read("README.md"))[0]
     typed, path, shown = re.fullmatch(
         r"\$ printf '(.*?)' \| python model\.py --chat (\S+)\n(.*)", block, re.S
     ).groups()
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     model.chat(str(ROOT / path), "auto")
-    answers = [line for line in capsys.readouterr().out.splitlines() if "a line a" not in line]
-    assert shown.splitlines() == answers, "README.md shows other answers:\n" + "\n".join(answers)
+    answers = capsys.readouterr().out
+    assert shown == answers, f"README.md shows other answers than these:\n{answers}"
 
 
 def numbers(text):
@@ -120,7 +120,7 @@ def numbers(text):
 
 
 def test_the_results_of_the_readme_are_those_of_the_full_table():
-    full = next(b for b in code_blocks(section("notebooks/README.md", "## Results")))
+    full, = code_blocks(section("notebooks/README.md", "## Results"))
     for name, *values in table(section("README.md", "## Results")):
         ours = set(numbers(" ".join(values)))
         found = [line for line in full.splitlines() if ours <= set(numbers(line))]
@@ -142,9 +142,11 @@ def test_the_answers_of_the_readme_are_among_those_of_all_models():
 
 def test_every_lesson_is_listed():
     listed = re.findall(r"^- `(\d_\w+)`", section("README.md", "## The lessons"), re.M)
-    lessons = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-    classroom = section("notebooks/README.md", "## The classroom")
-    assert listed == lessons == [row[0].strip("`") for row in table(classroom)]
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    lessons = [path.stem for path in notebooks]
+    rows = table(section("notebooks/README.md", "## The classroom"))
+    described = [row[0].strip("`") for row in rows]
+    assert listed == lessons == described
 
 
 # ---------------------------------------------------------------- all four
@@ -190,7 +192,8 @@ def test_every_command_has_its_script_or_module_and_its_flags(name):
         else:
             assert (ROOT / program).exists(), f"{name}: there is no {program}"
         if program in SCRIPTS:
-            known = {field.name for field in dataclasses.fields(SCRIPTS[program].Config)}
+            fields = dataclasses.fields(SCRIPTS[program].Config)
+            known = {field.name for field in fields}
             unknown = set(re.findall(r"--(\w+)", rest)) - known
             assert not unknown, f"{name}: {program} has no flags {unknown}"
 
@@ -206,10 +209,14 @@ def test_the_section_that_requirements_name_exists():
     assert anchor(title) in headings(ROOT / "README.md")
 
 
+def all_test_files():
+    paths = (ROOT / "tests").glob("test_*.py")
+    return sorted(path.name for path in paths)
+
+
 def test_every_test_file_is_described():
-    rows = table(section("tests/README.md", "## The tests"))
-    described = re.findall(r"`(test_\w+\.py)`", " ".join(row[0] for row in rows))
-    assert sorted(described) == sorted(path.name for path in (ROOT / "tests").glob("test_*.py"))
+    described = re.findall(r"`(test_\w+\.py)`", section("tests/README.md", "## The tests"))
+    assert sorted(described) == all_test_files()
 
 
 @pytest.mark.parametrize("name", ["README.md", "tests/README.md"])
@@ -220,10 +227,10 @@ def test_the_number_of_bugs_is_stated(name):
 
 def test_the_number_of_tests_is_stated(request):
     """Known only where the whole suite was collected."""
-    config, items = request.config, request.session.items
+    items = request.session.items
     collected = {item.path.name for item in items}
-    whole = collected == {path.name for path in (ROOT / "tests").glob("test_*.py")}
-    if not whole or config.option.keyword or any("::" in arg for arg in config.args):
+    selected = request.config.option.keyword or "::" in " ".join(request.config.args)
+    if selected or sorted(collected) != all_test_files():
         pytest.skip("only in a run of the whole suite")
     right = f"There are {len(items):,} tests."
     assert right in one_line(read("tests/README.md")), f"tests/README.md: {right}"
