@@ -47,7 +47,8 @@ import reward as reward_stage
 import sft as sft_stage
 from data import figures, files, judge, labeler, prepare, tasks, tokenizer
 from data.flags import BaseConfig, run_script, set_up
-from model import corpus_batches, corpus_loss, generate, load_model, pad_batch, read_corpus
+from data.training import corpus_batches
+from model import corpus_loss, generate, load_model, pad_batch, read_corpus
 from reward import MAX_NEW_TOKENS, load_reward_model
 
 
@@ -73,7 +74,6 @@ class Config(BaseConfig):
 # -------------------------------------------------------------------------------- the arithmetic
 # (B, R): B episodes, R response positions, padded on the right. mask is 1.0 on response tokens,
 # <|endoftext|> included, and 0.0 on padding.
-
 
 def token_rewards(scores, logprobs, ref_logprobs, mask, beta):
     """The first term of equation 2, per token: scores (B,), the rest (B, R) -> rewards (B, R).
@@ -164,7 +164,6 @@ def kl_estimates(logprobs, ref_logprobs):
 
 
 # ------------------------------------------------------------- rollout, update, training loop
-
 
 def at_responses(x, prompt_lengths, mask):
     """Cut the responses out of x (B, T or T - 1) -> (B, R), 0 on padding.
@@ -346,7 +345,7 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
 
 
 # ================================================================================ PPO ends here
-# What follows: batching; bookkeeping of the loop; the comparison of six models; the whole run.
+# Below: batching, bookkeeping of the loop, the comparison of six models, the whole run.
 
 MICRO_BATCH = 64    # episodes that pass through a network together: more need more memory
 
@@ -396,7 +395,6 @@ def trimmed(batch, episodes):
 
 # -------------------------------------------------------------------- bookkeeping of the loop
 
-# Means over a minibatch's tokens, but for the ratio
 UPDATE_METRICS = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "ptx_loss", "ratio")
 
 
@@ -577,11 +575,9 @@ def evaluate(config):
 
 # ----------------------------------------------------------------------------- the whole run
 
-
 def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     """Run every stage that has no output yet, then evaluate. Returns the content of results.json.
-
-    Settings of earlier stages may be given, as tests do."""
+    Tests give settings of earlier stages."""
     set_up(config)
     common = dict(seed=config.seed, out=config.out, device=config.device)
     pretrain = pretrain or pretraining.Config(**common)
@@ -592,7 +588,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
 
     def reward(names, settings):
         return files.Stage("reward", names, reward_stage.dependencies(settings),
-                           lambda: reward_stage.check(settings, block_size),
+                           lambda: files.check_reward(settings, block_size, MAX_NEW_TOKENS),
                            lambda: reward_stage.train(settings))
 
     def policy(name, reward_name, iterations, gamma_ptx):
@@ -600,13 +596,15 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
                            lambda: files.check_rl(config, block_size, MAX_NEW_TOKENS),
                            lambda: train_policy(config, name, reward_name, iterations, gamma_ptx))
 
+    demonstrations = sft_stage.read_demonstrations(tokenizer.load())
     files.check_evaluation(config.split, block_size, MAX_NEW_TOKENS)
     seconds = files.make_missing(config, [
         files.Stage("data", [], {}, lambda: None, prepare.corpus_texts),
         files.Stage("pretrain", ["gpt"], files.settings_of(pretrain),
                     lambda: None, lambda: pretraining.train(pretrain)),
         files.Stage("sft", ["sft_mix"], files.settings_of(sft),
-                    lambda: sft_stage.check(sft, block_size), lambda: sft_stage.train(sft)),
+                    lambda: files.check_sft(sft, demonstrations, block_size),
+                    lambda: sft_stage.train(sft)),
         reward(["reward_1", "sft"], reward_1),
         policy("ppo_1", "reward_1", config.iterations_1, 0.0),
         reward(["reward"], reward_2),

@@ -24,9 +24,8 @@ Why two rounds: the policy of step 3 looks for responses with high scores. A rew
 only seen samples of SFT models is wrong about many of these, so a first PPO policy's responses are
 ranked too. The paper iterates steps 2 and 3 in the same way.
 
-Round 2 ends like this, after 193 s on two cores: "made out/reward.pt from 17,439 rankings".
+Round 1 takes 82 s on two cores, round 2 takes 193 s: "made out/reward.pt from 17,439 rankings".
 """
-import json
 import random
 import time
 from dataclasses import dataclass
@@ -38,17 +37,15 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import files, tokenizer
-from data.figures import plot_reward
+from data.figures import plot_reward, print_accuracies
 from data.files import UserError, load_checkpoint, require, sft_epochs
 from data.flags import BaseConfig, run_script, set_up
 from data.judge import ranked_by_judge
 from data.labeler import (
     accuracy, agreement, get_labelers, margins_of, opinions_without_noise
 )
-from model import (
-    GPTConfig, Transformer, batches_of_like_length, cosine, generate, init_weights, load_model,
-    muon_and_adam, pad_batch
-)
+from data.training import batches_of_like_length, cosine, muon_and_adam
+from model import GPTConfig, Transformer, generate, init_weights, load_model, pad_batch
 
 MAX_NEW_TOKENS = 32             # of a response in ranking, RL and evaluation (1,000)
 
@@ -68,7 +65,6 @@ class Config(BaseConfig):
 
 
 # ---------------------------------------------------------------- the model and its loss
-
 
 class RewardModel(nn.Module):
     """A language model whose last layer gives one number per position.
@@ -114,10 +110,9 @@ def from_language_model(path, device):
     saved = load_checkpoint(path, device)
     shape = {**saved["config"], "dropout": 0.0}
     model = RewardModel(GPTConfig(**shape)).to(device)
-    weights = {}
-    for name, tensor in saved["state"].items():
-        if name.startswith("transformer."):
-            weights[name.removeprefix("transformer.")] = tensor
+    prefix = "transformer."
+    weights = {name.removeprefix(prefix): tensor for name, tensor in saved["state"].items()
+               if name.startswith(prefix)}
     model.transformer.load_state_dict(weights)
     return model
 
@@ -128,7 +123,6 @@ def load_reward_model(path, device="cpu"):
 
 
 # ---------------------------------------------------------------- training
-
 
 def ranking_batch(rankings, encoding, pad, device):
     """Rankings -> idx, positions (N, T), attn_mask (N, 1, T, T), last (N, K), preferred (N, K, K).
@@ -243,7 +237,6 @@ def centre(model, encoding):
 
 # ---------------------------------------------------------------- collecting rankings
 
-
 def response_sources(config):
     """Where responses come from: two lists of (name, model, temperature).
 
@@ -320,10 +313,9 @@ def train(config):
     """One round: collect rankings and train. Round 1 also chooses the SFT baseline."""
     start = time.time()
     out = Path(config.out)
-    path = out / "rankings.jsonl"
     _, rng, _ = set_up(config)
     generator = torch.Generator().manual_seed(config.seed)              # of samples, on the CPU
-    check(config, files.context_of(config))
+    files.check_reward(config, files.context_of(config), MAX_NEW_TOKENS)
     print(f"step 2, the reward model, round {config.round}: "
           f"labelers rank {config.k} responses per prompt")
 
@@ -342,14 +334,12 @@ def train(config):
                 kept_responses.append(responses)
 
     # 2. Labelers rank them. Train on the rankings of both rounds.
-    labelers = get_labelers("train")
-    rankings = earlier + rank(kept_prompts, kept_responses, labelers, rng, config.round,
-                              config.labelers_per_prompt)
+    rankings = earlier + rank(kept_prompts, kept_responses, get_labelers("train"), rng,
+                              config.round, config.labelers_per_prompt)
     model, losses = fit(config, rankings)
     centre(model, tokenizer.load())
     # Written only once the model is trained, so that file and model always match
-    lines = [json.dumps(ranking) + "\n" for ranking in rankings + later]
-    files.write(path, "".join(lines))
+    files.write_jsonl(out / "rankings.jsonl", rankings + later)
 
     # 3. Save. Measure on prompts that were not trained on.
     name = "reward_1" if config.round == 1 else "reward"
@@ -361,17 +351,15 @@ def train(config):
         keep_best_sft(config, model, valid)
     report, margins = evaluate_reward_model(model, config, valid[:400])
     epoch_scores = load_checkpoint(out / "sft.pt")["extra"]["scores"]
-    plot_reward(out / "reward.png", losses, margins, [tuple(row) for row in epoch_scores])
+    plot_reward(out / "reward.png", losses, margins, epoch_scores)
     if config.round == 2:                   # saved last: the file marks the stage as complete
         files.save_checkpoint(out / f"{name}.pt", model, **extra)
-    del report["ceilings"]
-    print("    " + ", ".join(f"{key.replace('_', ' ')} {report[key]:.3f}" for key in report))
+    print_accuracies(report)
     print(f"made {out}/{name}.pt from {len(rankings):,} rankings in {time.time() - start:.0f} s. "
           "Next: python ppo.py\n")
 
 
 # ---------------------------------------------------------------- how good is it?
-
 
 @torch.no_grad()
 def score(model, encoding, pairs):
@@ -433,7 +421,6 @@ def evaluate_reward_model(model, config, prompts):
 
 # ---------------------------------------------------------------- the SFT baseline (C.1)
 
-
 def rate_sft_epochs(config, model, prompts, seed):
     """Mean score of each SFT epoch's samples: a list of (epoch, mean, half a 95 % interval), the
     chosen epoch first, then from best to worst.
@@ -457,7 +444,8 @@ def rate_sft_epochs(config, model, prompts, seed):
             for _ in range(n_samples):
                 sampled = generate(policy, prompt_ids, MAX_NEW_TOKENS, 1.0, generator)
                 responses = tokenizer.decode_responses(encoding, sampled)
-                scores[epoch].append(score(model, encoding, list(zip(texts, responses))))
+                pairs = list(zip(texts, responses))
+                scores[epoch].append(score(model, encoding, pairs))
         finalists = left
         left = sorted(left, key=mean, reverse=True)[:(len(left) + 1) // 2]
     # The variance between samples of one prompt, averaged over prompts and epochs
@@ -497,7 +485,6 @@ def keep_best_sft(config, model, prompts):
 
 # ---------------------------------------------------------------- bookkeeping
 
-
 def dependencies(config):
     """The settings that this round's output depends on."""
     settings = files.settings_of(config)
@@ -509,24 +496,6 @@ def dependencies(config):
 def share(config):
     """Which of the prompts this round ranks: (number of the first, how many)."""
     return (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
-
-
-def check(config, block_size):
-    """Check what this round needs before anything is trained. block_size: of the base model. Raises
-    UserError."""
-    prompts = files.read_prompts("rm")
-    first, n_prompts = share(config)
-    limits = {"round": (1, 2), "k": (3, 9), "labelers_per_prompt": (1, len(get_labelers("train"))),
-              f"prompts_{config.round}": (1, len(prompts) - first),
-              "batch_size": (1, first + n_prompts)}
-    for flag, (least, most) in limits.items():
-        value = getattr(config, flag)
-        if not least <= value <= most:
-            raise UserError(f"--{flag} {value}: can be {least} to {most} here")
-    prompts += files.read_prompts("valid")
-    prompt_ids = tokenizer.encode_prompts(tokenizer.load_cached(), prompts)
-    what = "ranking, the longest prompt with its response,"
-    files.check_room(block_size, prompt_ids, what, MAX_NEW_TOKENS)
 
 
 def main(config):

@@ -21,11 +21,7 @@ Two models come out of it:
 Labelers make mistakes: 40 % of the demonstrations ramble, are wrong, are rude or stop too early.
 SFT imitates these too. The next two steps fix that.
 
-Expected output, after 52 s on two cores:
-
-    step 1, supervised fine-tuning on demonstrations
-    made out/sft_epochs/*.pt (validation loss 0.451 at epoch 13, 0.451 at the last) and
-    out/sft_mix.pt in 52 s. Next: python reward.py
+After 52 s on two cores: "validation loss 0.451 at epoch 13, 0.451 at the last".
 """
 import time
 from dataclasses import dataclass
@@ -37,13 +33,10 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import files, tokenizer
-from data.files import (
-    MetricLog, UserError, alone, require, save_checkpoint, settings_of, stage_extra
-)
+from data.files import MetricLog, alone, require, save_checkpoint, settings_of, stage_extra
 from data.flags import BaseConfig, run_script, set_up
-from model import (
-    batches_of_like_length, corpus_batches, corpus_loss, cosine, load_model, pad_batch, read_corpus
-)
+from data.training import batches_of_like_length, corpus_batches, cosine
+from model import corpus_loss, load_model, pad_batch, read_corpus
 
 
 @dataclass
@@ -101,20 +94,6 @@ def mean_loss(model, pairs):
     return total / n_tokens
 
 
-def check(config, block_size):
-    """Raise UserError now if SFT would fail later. block_size: of the base model."""
-    pairs = read_demonstrations(tokenizer.load())
-    n_train = len(pairs) - len(pairs) // 10                             # a tenth validates
-    if n_train == len(pairs) or config.batch_size > n_train:
-        raise UserError(f"--batch_size {config.batch_size}: there are only {n_train} "
-                        "demonstrations to train on")
-    if config.mix >= 1:
-        raise UserError(f"--mix {config.mix}: must be less than 1, because it is a share of tokens")
-    sequences = [prompt + response for prompt, response in pairs]
-    # One less, because the last token is never an input.
-    files.check_room(block_size, sequences, "the longest demonstration", -1)
-
-
 def finetune(config, name, epochs, mix, keep):
     """Fine-tune the base model and return it. mix: corpus tokens as a share of all tokens. Calls
     keep(epoch, model, validation loss) after each epoch, so that the caller can save that epoch."""
@@ -122,8 +101,8 @@ def finetune(config, name, epochs, mix, keep):
     encoding = tokenizer.load()
     # Dropout is on in SFT only, because only here are few texts read so many times.
     model = load_model(require(config, "gpt", "model.py"), device, dropout=config.dropout).train()
-    check(config, model.config.block_size)
     pairs = read_demonstrations(encoding)
+    files.check_sft(config, pairs, model.config.block_size)
     n_valid = len(pairs) // 10
     valid_pairs = pairs[:n_valid]
     train_pairs = pairs[n_valid:]

@@ -147,6 +147,12 @@ def show_progress(bar, with_samples, stats, prompts, batch):
         tqdm.write(f"    [{score:+.2f}] {prompts[i]['prompt']} -> {text}")
 
 
+def print_accuracies(report):
+    """Print the accuracies of a reward model in one line. report: see `evaluate_reward_model`."""
+    accuracies = {key.replace("_", " "): x for key, x in report.items() if key != "ceilings"}
+    print("    " + ", ".join(f"{name} {x:.3f}" for name, x in accuracies.items()))
+
+
 def report(out, results, prompts, responses):
     """Draw all pictures of a run, and print its table and five prompts answered by all models."""
     plot_losses(out)

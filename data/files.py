@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from data import files, tasks, tokenizer
+from data import tasks, tokenizer
+from data.labeler import get_labelers
 
 FOLDER = Path(__file__).parent                              # of the world's files
 # The world's committed files, by which a checkpoint remembers its world
@@ -39,6 +40,11 @@ def write(path, text):
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror}); what was saved before is untouched") from None
+
+
+def write_jsonl(path, rows):
+    """Write dicts as the lines of a JSONL file, atomically."""
+    write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_bytes(path, maker="python -m data.prepare"):
@@ -358,7 +364,7 @@ def check_complete(config):
         beside[name] = [f"{name}.jsonl", f"{name}_value.pt"]
     standing = {name: needed for name, needed in beside.items() if (out / f"{name}.pt").exists()}
     if "sft_mix" in standing:
-        files.sft_epochs(config)
+        sft_epochs(config)
     for file in [file for needed in standing.values() for file in needed]:
         makers = ", ".join(f"{out}/{name}.pt" for name, needed in standing.items() if file in needed)
         if not (out / file).exists():
@@ -376,6 +382,40 @@ def stage_seconds(path):
     if not isinstance(found, dict) or any(type(found.get(x)) not in (int, float) for x in stages):
         raise UserError(f"{path}: damaged, delete it")
     return found
+
+
+def check_sft(config, pairs, block_size):
+    """Check what SFT needs before anything is trained. pairs: (prompt ids, response ids).
+    block_size: of the base model. Raises UserError."""
+    n_train = len(pairs) - len(pairs) // 10                             # a tenth validates
+    if n_train == len(pairs) or config.batch_size > n_train:
+        raise UserError(f"--batch_size {config.batch_size}: there are only {n_train} "
+                        "demonstrations to train on")
+    if config.mix >= 1:
+        raise UserError(f"--mix {config.mix}: must be less than 1, because it is a share of tokens")
+    sequences = [prompt + response for prompt, response in pairs]
+    # One less, because the last token is never an input
+    check_room(block_size, sequences, "the longest demonstration", -1)
+
+
+def check_reward(config, block_size, max_new_tokens):
+    """Check what a round of rankings needs before anything is trained. block_size: of the base
+    model. Raises UserError."""
+    prompts = read_prompts("rm")
+    earlier, ranked = 0, config.prompts_1
+    if config.round == 2:
+        earlier, ranked = config.prompts_1, config.prompts_2
+    limits = {"round": (config.round, 1, 2),
+              "k": (config.k, 3, 9),
+              "labelers_per_prompt": (config.labelers_per_prompt, 1, len(get_labelers("train"))),
+              f"prompts_{config.round}": (ranked, 1, len(prompts) - earlier),
+              "batch_size": (config.batch_size, 1, earlier + ranked)}
+    for flag, (value, least, most) in limits.items():
+        if not least <= value <= most:
+            raise UserError(f"--{flag} {value}: can be {least} to {most} here")
+    prompt_ids = tokenizer.encode_prompts(tokenizer.load_cached(), prompts + read_prompts("valid"))
+    what = "ranking, the longest prompt with its response,"
+    check_room(block_size, prompt_ids, what, max_new_tokens)
 
 
 def check_rl(config, block_size, max_new_tokens):

@@ -162,10 +162,11 @@ def test_a_context_that_is_too_small_is_refused_before_anything_is_trained(scrip
 
 def test_the_number_that_is_named_is_enough_and_one_less_is_not(encoding):
     """Computed from the files, not written down."""
-    longest = max(len(prompt + response) for prompt, response in sft.read_demonstrations(encoding))
-    sft.check(sft.Config(), longest - 1)
+    pairs = sft.read_demonstrations(encoding)
+    longest = max(len(prompt + response) for prompt, response in pairs)
+    files.check_sft(sft.Config(), pairs, longest - 1)
     with pytest.raises(UserError, match=f"takes {longest - 1} tokens"):
-        sft.check(sft.Config(), longest - 2)
+        files.check_sft(sft.Config(), pairs, longest - 2)
 
 
 @pytest.mark.parametrize("changes, named", [(dict(config=dict(rollout_size=9_000)),

@@ -16,7 +16,8 @@ import sft
 from data import files, flags
 from data.files import MetricLog, UserError, load_checkpoint, made, save_checkpoint
 from data.flags import BaseConfig, parse_flags
-from model import GPT, GPTConfig, cosine, generate, load_model, logprobs
+from data.training import Muon, cosine
+from model import GPT, GPTConfig, generate, load_model, logprobs
 
 
 def prompts_of_unequal_length():
@@ -328,7 +329,7 @@ def test_muon_takes_the_steps_of_torchs_own():
     torch.manual_seed(0)
     start = [torch.randn(shape) for shape in [(24, 8), (8, 8), (32, 8), (8, 32)] * 2]
     ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
-    optimizers = model.Muon(ours, lr=0.01, weight_decay=0.1), torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1)
+    optimizers = Muon(ours, lr=0.01, weight_decay=0.1), torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1)
     for _ in range(5):
         for a, b in zip(ours, theirs):
             a.grad = torch.randn(a.shape)

@@ -19,9 +19,11 @@ import sft
 from data import files, prepare, tokenizer
 from data.files import MetricLog, UserError, load_checkpoint, require, save_checkpoint, stage_extra
 from data.flags import BaseConfig, set_up
+from data.training import (
+    Muon, batches_of_like_length, corpus_batches, cosine, muon_and_adam, pretraining_lr,
+)
 from model import (
-    GPT, GPTConfig, batches_of_like_length, corpus_batches, corpus_loss, cosine, generate,
-    load_model, muon_and_adam, pad_batch, pretraining_lr, read_corpus, validation_loss
+    GPT, GPTConfig, corpus_loss, generate, load_model, pad_batch, read_corpus, validation_loss,
 )
 
 BIT = math.log(2)
@@ -286,7 +288,7 @@ def test_muon_moves_the_matrices_of_the_blocks_and_adam_the_rest(tiny):
         [names[id(p)] for p in optimizer.param_groups[0]["params"]] for optimizer in (muon, adam)
     )
     assert (
-        isinstance(muon, model.Muon)
+        isinstance(muon, Muon)
         and isinstance(adam, torch.optim.AdamW)
         and (lr, lr_rest) == (0.5, 0.25)
     )
