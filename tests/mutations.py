@@ -253,7 +253,7 @@ BUGS = [
         'load_model(out / "sft_mix.pt", device)', 'load_model(out / "sft.pt", device)',
         "test_the_kl_of_sft_and_of_both_policies_is_measured_to_the_model_that_ppo_started_from"),
     Bug("silence counts as honesty", "a model that says nothing hallucinates least", "data/judge.py",
-        'closed_responses) if r["text"]]', "closed_responses)]",
+        'if response["text"]:', "if True:",
         "test_hallucination_is_a_share_of_what_was_said_in_the_closed_domain"),
     Bug("answers are not cut at the line break", "GPT is judged by the questions it asks next",
         "ppo.py", '{"text": first.strip()', '{"text": text.strip()',
