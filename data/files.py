@@ -1,7 +1,8 @@
-"""Files: what is read and written, so that an error is one clear line and nothing is ever lost.
+"""Files and checkpoints. Nothing in this file is needed to understand RLHF.
 
-Nothing in this file is needed to understand RLHF. From top to bottom: errors the user can fix;
-reading and writing text; one run per folder; checkpoints and their provenance; the metric log.
+From top to bottom: errors and text files; prompts and rankings; one run per folder; checkpoints;
+where a checkpoint came from; stages and what they need; the metric log. Two rules hold everywhere:
+an error that the user can fix is one clear line, and a killed run never damages a file.
 """
 import contextlib
 import ctypes
@@ -19,27 +20,32 @@ from data import tasks, tokenizer
 from data.labeler import get_labelers
 
 FOLDER = Path(__file__).parent                              # of the world's files
-# The world's committed files, by which a checkpoint remembers its world
-SETS = ("demonstrations", "prompts_rm", "prompts_rl", "prompts_valid", "prompts_eval", "prompts_closed")
+# The world's committed files. Their hash tells a checkpoint which world it belongs to.
+SETS = ("demonstrations", "prompts_rm", "prompts_rl",
+        "prompts_valid", "prompts_eval", "prompts_closed")
 
 
-# ---------------------------------------------------------------- errors, text files
+# ---------------------------------------------------------------- errors and text files
 
 
 class UserError(Exception):
-    """Something the user can mend: shown as one line, exit code 2."""
+    """An error the user can fix, shown as one line (exit code 2)."""
 
 
 def write(path, text):
-    """Writes a file whole or not at all: to a neighbour first, then renamed."""
-    # a name of its own, because two runs may make the same corpus at once
+    """Write a text file atomically: first to a temporary file beside it, which is then renamed.
+
+    Renaming is atomic, so a killed run leaves either the old file or the new one.
+    """
+    # The name has the process number, because two runs may write the same corpus at once.
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error.strerror}); what was saved before is untouched") from None
+        raise UserError(f"{path} cannot be written ({error.strerror}); "
+                        "what was saved before is untouched") from None
 
 
 def write_jsonl(path, rows):
@@ -48,8 +54,10 @@ def write_jsonl(path, rows):
 
 
 def read_bytes(path, maker="python -m data.prepare"):
-    """A text file's bytes, its lines ended by LF: the same on every system. maker: the command that
-    writes it. A missing file raises UserError."""
+    """Return a text file's bytes with LF line ends, because git on Windows may check out CRLF.
+
+    maker: the command that writes the file. A missing file raises UserError.
+    """
     try:
         return Path(path).read_bytes().replace(b"\r\n", b"\n")
     except FileNotFoundError:
@@ -57,7 +65,7 @@ def read_bytes(path, maker="python -m data.prepare"):
 
 
 def read_json(path):
-    """A JSON file's content; a missing or damaged one raises UserError."""
+    """Return a JSON file's content. A missing or damaged file raises UserError."""
     try:
         return json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -65,49 +73,91 @@ def read_json(path):
 
 
 def read_jsonl(path, maker="python -m data.prepare", **types):
-    """The lines of a JSONL file as dicts. maker: the command that writes it; types: the keys that each must have, e.g. prompt=str. A
-    missing file and a bad line raise UserError."""
+    """Return the lines of a JSONL file as dicts.
+
+    maker: the command that writes the file.
+    types: the keys that every line must have, with their types, e.g. prompt=str.
+    A missing file, an empty file and a bad line raise UserError.
+    """
     rows = []
     for number, line in enumerate(read_bytes(path, maker).splitlines(), 1):
         try:
             row = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: {error}") from None
-        for key, kind in types.items():
-            if not isinstance(row, dict) or not isinstance(row.get(key), kind):
-                raise UserError(f'{path}, line {number}: "{key}" is missing or not a {kind.__name__}')
-        if "task" in types:
-            try:
-                tasks.prompt(row["task"])
-            except Exception as error:                                  # whatever a task that is none may do to its reader
-                raise UserError(f'{path}, line {number}: "task" is not one of this world ({type(error).__name__}: {error})') from None
+        check_row(row, f"{path}, line {number}", types)
         rows.append(row)
     if not rows:
         raise UserError(f"{path}: empty")
     return rows
 
 
+def check_row(row, place, types):
+    """Raise UserError if a row lacks a key of `types`, or if its task cannot be put into words."""
+    for key, kind in types.items():
+        if not isinstance(row, dict) or not isinstance(row.get(key), kind):
+            raise UserError(f'{place}: "{key}" is missing or not a {kind.__name__}')
+    if "task" in types:
+        try:
+            tasks.prompt(row["task"])
+        except Exception as error:          # an arbitrary dict can fail in any way
+            raise UserError(f'{place}: "task" is not one of this world '
+                            f"({type(error).__name__}: {error})") from None
+
+
+# ---------------------------------------------------------------- prompts and rankings
+
+
 def read_prompts(name):
-    """The rows of a prompts file, e.g. "rm" for prompts_rm.jsonl: dicts with prompt, use_case and task. Raises UserError."""
-    return read_jsonl(FOLDER / f"prompts_{name}.jsonl", prompt=str, use_case=str, task=dict)
+    """Return the rows of a prompts file, e.g. "rm" for prompts_rm.jsonl. May raise UserError.
+
+    A row is a dict with prompt, use_case and task.
+    """
+    path = FOLDER / f"prompts_{name}.jsonl"
+    return read_jsonl(path, prompt=str, use_case=str, task=dict)
 
 
 def read_rankings(path):
-    """The lines of out/rankings.jsonl; a line whose ranks do not rank its responses raises UserError."""
-    lines = read_jsonl(path, "python reward.py", prompt=str, task=dict, responses=list, ranks=list, round=int)
-    for number, line in enumerate(lines, 1):
-        if not all(isinstance(r, dict) and isinstance(r.get("text"), str) and isinstance(r.get("ended"), bool) for r in line["responses"]):
-            raise UserError(f'{path}, line {number}: a response is {{"text": ..., "ended": true or false}}')
-        for ranks in [line["ranks"], *line.get("second_opinions", [])] if isinstance(line.get("second_opinions", []), list) else [None]:
-            whole = isinstance(ranks, list) and all(type(rank) is int for rank in ranks) and len(ranks) == len(line["responses"])
-            if not whole or sorted(set(ranks)) != list(range(1, len(set(ranks)) + 1)):
-                raise UserError(f"{path}, line {number}: {ranks} does not rank {len(line['responses'])} responses (1 is best, equal numbers tie)")
-    return lines
+    """Return the lines of out/rankings.jsonl. Raises UserError if ranks and responses disagree."""
+    rankings = read_jsonl(path, "python reward.py",
+                          prompt=str, task=dict, responses=list, ranks=list, round=int)
+    for number, ranking in enumerate(rankings, 1):
+        responses = ranking["responses"]
+        if not all(map(is_response, responses)):
+            raise UserError(f'{path}, line {number}: a response is '
+                            '{"text": ..., "ended": true or false}')
+        others = ranking.get("second_opinions", [])
+        if not isinstance(others, list):
+            others = [others]                               # refused below
+        for ranks in [ranking["ranks"], *others]:
+            if not ranks_all(ranks, len(responses)):
+                raise UserError(f"{path}, line {number}: {ranks} does not rank {len(responses)} "
+                                "responses (1 is best, equal numbers tie)")
+    return rankings
+
+
+def is_response(value):
+    """Return whether a value from a JSON file is a response."""
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("text"), str) and isinstance(value.get("ended"), bool)
+
+
+def ranks_all(ranks, n):
+    """Return whether `ranks` are n whole numbers from 1 without gaps."""
+    if not isinstance(ranks, list) or len(ranks) != n:
+        return False
+    if any(type(rank) is not int for rank in ranks):        # isinstance would accept True
+        return False
+    distinct = sorted(set(ranks))
+    return distinct == list(range(1, len(distinct) + 1))
 
 
 def check_room(block_size, sequences, what, more=0):
-    """Raises UserError if the longest of some sequences (lists of ids), with `more` tokens behind
-    it, does not fit into the context."""
+    """Raise UserError if some sequence does not fit into the context.
+
+    sequences: lists of ids. more: the number of tokens that follow them.
+    """
     longest = max(map(len, sequences)) + more
     if longest > block_size:
         raise UserError(f"--block_size {block_size} of the base model is too small: {what} takes "
@@ -118,49 +168,26 @@ def check_room(block_size, sequences, what, more=0):
 # ---------------------------------------------------------------- one run per folder
 
 
-def writable(folder):
-    """Makes the folder that --out names; raises UserError if nothing can be written into it."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / ".writable").touch()
-        (Path(folder) / ".writable").unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written to ({error.strerror})") from None
-
-
-def runs(pid):
-    """Whether there is a process of this number."""
-    if sys.platform == "win32":              # os.kill(pid, 0) would not ask there, but interrupt
-        kernel, code = ctypes.windll.kernel32, ctypes.c_ulong(0)
-        process = kernel.OpenProcess(0x1000, False, pid)    # PROCESS_QUERY_LIMITED_INFORMATION
-        kernel.GetExitCodeProcess(process, ctypes.byref(code))
-        kernel.CloseHandle(process)
-        return code.value == 259                                        # STILL_ACTIVE
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:                                             # somebody else's
-        pass
-    return True
-
-
 @contextlib.contextmanager
 def alone_in(folder, name=".lock"):
-    """One run at a time in a folder: the file .lock holds the number of the process that works
-    there; UserError if it still does. A killed run's lock is taken over."""
+    """Let one run at a time work in a folder, because two runs would overwrite each other's files.
+
+    The lock is a file that holds the number of the process that works there. If that process is
+    alive, UserError is raised. The lock of a killed process is replaced.
+    """
     writable(folder)
     lock = Path(folder) / name
     while True:
         try:
+            # Mode "x" fails if the file exists, so only one of two processes can create it.
             with open(lock, "x", encoding="utf-8", newline="\n") as file:
                 file.write(str(os.getpid()))
             break
         except FileExistsError:
-            # it may be about to write its number, or to end
-            for wait in (0.2, 0):
-                owner = lock.read_text(encoding="utf-8", errors="replace") if lock.exists() else ""
-                time.sleep(0 if owner else wait)
+            owner = owner_of(lock)
+            if not owner:               # it may be about to write its number, or about to end
+                time.sleep(0.2)
+                owner = owner_of(lock)
         if owner.isdecimal() and int(owner) != os.getpid() and runs(int(owner)):
             raise UserError(f"another run (process {owner}) works in {folder}: let it end, or "
                             f"choose another folder with --out; if there is none, delete {lock}")
@@ -171,100 +198,178 @@ def alone_in(folder, name=".lock"):
         lock.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- checkpoints and their provenance
+def writable(folder):
+    """Create the folder of --out. Raises UserError if nothing can be written into it."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / ".writable").touch()
+        (Path(folder) / ".writable").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written to ({error.strerror})") from None
 
 
-def fingerprint(state, *more):
-    """SHA-256 of tensors (names, shapes, bytes) and of anything else that goes through JSON."""
-    digest = hashlib.sha256(json.dumps(more, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def owner_of(lock):
+    """Return what is written in a lock file: a process number, or "" if there is nothing."""
+    return lock.read_text(encoding="utf-8", errors="replace") if lock.exists() else ""
+
+
+def runs(pid):
+    """Return whether a process with this number is alive."""
+    if sys.platform == "win32":             # os.kill(pid, 0) would interrupt the process there
+        kernel = ctypes.windll.kernel32
+        code = ctypes.c_ulong(0)
+        process = kernel.OpenProcess(0x1000, False, pid)    # PROCESS_QUERY_LIMITED_INFORMATION
+        kernel.GetExitCodeProcess(process, ctypes.byref(code))
+        kernel.CloseHandle(process)
+        return code.value == 259                            # STILL_ACTIVE
+    try:
+        os.kill(pid, 0)                                     # signal 0 only checks
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:                                 # alive, but of another user
+        pass
+    return True
+
+
+# ---------------------------------------------------------------- checkpoints
 
 
 def save_checkpoint(path, model, **extra):
-    """Writes weights, shape and `extra` (stage, its config, seed, parents' hashes), whole or not at all; returns the hash."""
-    path = Path(path)
-    import torch                            # here, because to write the world takes none
+    """Save weights, config and `extra` atomically. Returns the hash.
 
+    extra: where the checkpoint came from, as `stage_extra` returns it.
+    """
+    import torch                            # here, because writing the world needs no torch
+
+    path = Path(path)
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     saved = {"kind": type(model).__name__, "config": dataclasses.asdict(model.config),
-             "state": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, "extra": extra}
+             "state": weights, "extra": extra}
     saved["sha256"] = fingerprint(saved["state"], saved["kind"], saved["config"], extra)
     partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.save(saved, partial)
         os.replace(partial, path)
-    except (OSError, RuntimeError):             # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError):         # torch reports a full disk as a RuntimeError
         partial.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written (is the disk full?); what was saved before is untouched") from None
+        raise UserError(f"{path} cannot be written (is the disk full?); "
+                        "what was saved before is untouched") from None
     return saved["sha256"]
 
 
 def load_checkpoint(path, device="cpu"):
-    """A dict with kind, config, state, extra and sha256. No pickle is executed; a missing, damaged or foreign file raises
-    UserError (torch alone would load a flipped bit without a word)."""
+    """Return a dict with kind, config, state, extra and sha256.
+
+    A missing, damaged or foreign file raises UserError. The hash is checked, because torch alone
+    loads a file with a flipped bit without an error.
+    """
     import torch
 
     if not Path(path).exists():
         raise UserError(f"{path}: no such checkpoint")
     try:
+        # weights_only, because unpickling a file from elsewhere could execute code in it.
         saved = torch.load(path, map_location=device, weights_only=True)
-        intact = saved["sha256"] == fingerprint(saved["state"], saved["kind"], saved["config"], saved["extra"])
-    except Exception as error:
-        raise UserError(f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})") from None
+        sha256 = fingerprint(saved["state"], saved["kind"], saved["config"], saved["extra"])
+        intact = saved["sha256"] == sha256
+    except Exception as error:              # a damaged file can fail in any way
+        raise UserError(f"{path}: not a checkpoint of this project, or damaged "
+                        f"({type(error).__name__})") from None
     if not intact:
         raise UserError(f"{path}: damaged, its contents do not match their hash; make it again")
     if not all(tensor.isfinite().all() for tensor in saved["state"].values()):
-        raise UserError(f"{path}: holds weights that are not numbers (NaN or infinity); make it again")
+        raise UserError(f"{path}: holds weights that are not numbers (NaN or infinity); "
+                        "make it again")
     return saved
 
 
-def settings_of(config):
-    """The settings that a checkpoint remembers and that another run must have in common with it."""
-    others = ("out", "device", "seed", "chat")
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in others}
+def fingerprint(state, *more):
+    """Return the SHA-256 of tensors (names, shapes, bytes) and of anything that JSON can write."""
+    digest = hashlib.sha256(json.dumps(more, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- where a checkpoint came from
+
+# A run that is started again keeps the stages that are finished. If it has another seed, other
+# settings, another world or other parents, it would mix two experiments in one folder. Each
+# checkpoint therefore stores these four, and a run refuses a checkpoint that differs in one.
 
 
 def stage_extra(config, stage, made_from=()):
-    """What a checkpoint says of its making: stage, settings, seed, and the hashes of the checkpoints it was made from."""
-    hashes = {name: load_checkpoint(Path(config.out) / f"{name}.pt")["sha256"] for name in made_from}
+    """Return the provenance of a checkpoint: stage, settings, seed, world and parents' hashes.
+
+    made_from: the names of the parent checkpoints, e.g. ["sft_mix", "reward"].
+    """
+    parents = {name: load_checkpoint(checkpoint(config, name))["sha256"] for name in made_from}
     return {"stage": stage, "settings": settings_of(config), "seed": config.seed,
-            "world": world_hash(), "parents": hashes}
+            "world": world_hash(), "parents": parents}
+
+
+def checkpoint(config, name):
+    """Return the path of out/name.pt."""
+    return Path(config.out) / f"{name}.pt"
+
+
+def settings_of(config):
+    """Return the settings that a checkpoint stores and that a later run must share."""
+    settings = dataclasses.asdict(config)
+    for flag in ("out", "device", "seed", "chat"):
+        settings.pop(flag, None)
+    return settings
 
 
 def world_hash():
-    """A hash of the world's committed files: runs of different worlds do not mix. Line ends do not
-    count (git may turn them), and no stray file does. A missing file raises UserError."""
+    """Return a hash of the world's committed files. A missing file raises UserError.
+
+    It depends neither on line ends, which git may change, nor on other files in the folder.
+    """
+    paths = [FOLDER / f"{name}.jsonl" for name in sorted(SETS)]
+    paths.append(tokenizer.PATH)
     digest = hashlib.sha256()
-    for path in [*(FOLDER / f"{name}.jsonl" for name in sorted(SETS)), tokenizer.PATH]:
+    for path in paths:
         digest.update(path.name.encode() + read_bytes(path))
     return digest.hexdigest()
 
 
 def made(config, name, settings=None):
-    """Whether out/name.pt exists; raises UserError if it belongs to another run (seed, world, settings or parents differ)."""
+    """Return whether out/name.pt exists. Raises UserError if it belongs to another run."""
     check_standing(config, {name: settings})
-    return (Path(config.out) / f"{name}.pt").exists()
+    return checkpoint(config, name).exists()
 
 
 def check_standing(config, products):
-    """products: {name: the settings that would make it, None if any will do}. Raises one UserError
-    if some that exist belong to another run; it names the first, why, and all that has to go:
-    what was made from them, too."""
-    reasons = {name: complaint(config, name, settings or {}) for name, settings in products.items()
-               if (Path(config.out) / f"{name}.pt").exists()}
-    wrong = [name for name, reason in reasons.items() if reason]
-    if wrong:
-        files = ", ".join(f"{config.out}/{name}.pt" for name in with_descendants(config.out, wrong))
-        raise UserError(f"{reasons[wrong[0]]} or delete {files}")
+    """Raise UserError if some existing checkpoint belongs to another run.
+
+    products: {name: the settings that this run would use, or None if any will do}. The error names
+    the first such checkpoint, the reason, and all files to delete. These include what was made
+    from it.
+    """
+    reasons = {}
+    for name, settings in products.items():
+        if checkpoint(config, name).exists():
+            reason = complaint(config, name, settings or {})
+            if reason:
+                reasons[name] = reason
+    if reasons:
+        first = next(iter(reasons))
+        names = with_descendants(config.out, list(reasons))
+        to_delete = ", ".join(f"{config.out}/{name}.pt" for name in names)
+        raise UserError(f"{reasons[first]} or delete {to_delete}")
 
 
 def complaint(config, name, settings):
-    """Why out/name.pt cannot stand in this run, and what to do other than delete it; "" if it can.
-    A parent that is missing is no reason: the same run makes it again, to the bit."""
-    path = Path(config.out) / f"{name}.pt"
+    """Return why out/name.pt belongs to another run, or "" if it does not.
+
+    The text ends with what the user can do instead of deleting it. A missing parent is no reason,
+    because the same run makes it again bit by bit.
+    """
+    path = checkpoint(config, name)
     extra = load_checkpoint(path)["extra"]
     elsewhere = "choose another folder with --out,"
     if extra.get("seed") != config.seed:
@@ -274,79 +379,96 @@ def complaint(config, name, settings):
         return (f"{path} was made in another world, the files in data/ have changed since: "
                 f"run `python -m data.prepare --corpus`; {elsewhere}")
     for key, value in settings.items():
-        if extra["settings"].get(key) != value:
-            before = extra["settings"].get(key)
+        before = extra["settings"].get(key)
+        if before != value:
             return f"{path} was made with --{key} {before}, not {value}: {elsewhere}"
-    for parent, sha in extra["parents"].items():
-        file = Path(config.out) / f"{parent}.pt"
-        if file.exists() and load_checkpoint(file)["sha256"] != sha:
+    for parent, sha256 in extra["parents"].items():
+        parent_path = checkpoint(config, parent)
+        if parent_path.exists() and load_checkpoint(parent_path)["sha256"] != sha256:
             return (f"{path} was made from another {parent}.pt than the one in {config.out}: "
                     f"{elsewhere}")
     return ""
 
 
 def with_descendants(out, names):
-    """The names, and those of all checkpoints in `out` made from them, directly or not."""
-    parents, found = {}, list(names)
+    """Return the names and those of all checkpoints in `out` made from them, directly or not."""
+    parents = {}
     for path in sorted(Path(out).glob("*.pt")):
         try:
             parents[path.stem] = load_checkpoint(path)["extra"]["parents"]
-        except (UserError, KeyError):                                   # not one of a run's
+        except (UserError, KeyError):                       # not a checkpoint of a stage
             continue
-    for one in found:
-        found += [name for name in parents if one in parents[name] and name not in found
-                  and not name.endswith("_value")]
+    found = list(names)
+    for ancestor in found:                                  # grows while we walk through it
+        for name in parents:
+            is_child = ancestor in parents[name] and not name.endswith("_value")
+            if is_child and name not in found:
+                found.append(name)
     return found
 
 
-def missing(config, names, settings):
-    """Which of the checkpoints that a stage makes together are missing. If only some are, the stage
-    makes all again, to the bit; so those that stand must have been made with the settings it
-    would use now, else UserError."""
-    there = {name: (Path(config.out) / f"{name}.pt").exists() for name in names}
-    gone = [name for name in names if not there[name]]
-    try:
-        check_standing(config, {name: settings for name in names if there[name] and gone})
-    except UserError as error:
-        raise UserError(f"{config.out}/{gone[0]}.pt is missing, and {error}") from None
-    return gone
+# ---------------------------------------------------------------- stages and what they need
 
 
 def alone(config, names, settings, work):
-    """The command line's way into a stage that makes these checkpoints: one run at a time in a
-    folder, and what is finished is not replaced (UserError); work(config) as a function replaces
-    it."""
+    """Run work(config), a stage started from the command line, alone in its folder.
+
+    names: the checkpoints that the stage makes. If all of them exist, UserError is raised, because
+    a finished result must not be lost by accident. work(config), called as a function, overwrites
+    them.
+    """
     with alone_in(config.out):
         if names and not missing(config, names, settings):
             check_standing(config, dict.fromkeys(names, settings))
-            raise UserError(f"{config.out}/{names[0]}.pt stands already, "
+            raise UserError(f"{config.out}/{names[0]}.pt exists already, "
                             "trained with these settings: delete it to train again")
         work(config)
 
 
+def missing(config, names, settings):
+    """Return which of the checkpoints that a stage makes together are missing.
+
+    If only some are, the stage makes all of them again. The others must then have been made with
+    the settings that it would use now, so that it makes the same bits again, else UserError.
+    """
+    gone = [name for name in names if not checkpoint(config, name).exists()]
+    kept = [name for name in names if name not in gone]
+    if gone:
+        try:
+            check_standing(config, dict.fromkeys(kept, settings))
+        except UserError as error:
+            raise UserError(f"{config.out}/{gone[0]}.pt is missing, and {error}") from None
+    return gone
+
+
+def require(config, name, script):
+    """Return the path of an earlier stage's checkpoint.
+
+    Raises UserError if it is missing or belongs to another run.
+    """
+    if not made(config, name):
+        raise UserError(f"{config.out}/{name}.pt is missing: run `python {script}` first")
+    return checkpoint(config, name)
+
+
 def context_of(config, base=None):
-    """The context, in tokens, of out/gpt.pt, or of the model that is still to be made with the
-    settings `base`; infinity if unknown."""
-    path = Path(config.out) / "gpt.pt"
+    """Return the context, in tokens, of out/gpt.pt, or of the model that `base` would make.
+
+    base: the settings of pretraining. Without out/gpt.pt and base, return infinity.
+    """
+    path = checkpoint(config, "gpt")
     if path.exists():
         return load_checkpoint(path)["config"]["block_size"]
     return base.block_size if base else math.inf
 
 
-def require(config, name, script):
-    """The path of an earlier stage's checkpoint; raises UserError if it is missing or of another run."""
-    if not made(config, name):
-        raise UserError(f"{config.out}/{name}.pt is missing: run `python {script}` first")
-    return Path(config.out) / f"{name}.pt"
-
-
 def sft_epochs(config):
-    """The names of the SFT epochs, e.g. ["01", ..., "16"]; one that is missing raises UserError."""
-    # Saved last, it knows how many there were
-    mixed = require(config, "sft_mix", "sft.py")
-    epochs = load_checkpoint(mixed)["extra"]["settings"]["epochs"]
-    names = [f"{epoch:02d}" for epoch in range(1, epochs + 1)]
-    for path in (Path(config.out) / "sft_epochs" / f"{name}.pt" for name in names):
+    """Return the names of the SFT epochs, e.g. ["01", ..., "16"]. If one is missing: UserError."""
+    mixed = require(config, "sft_mix", "sft.py")            # saved last, after all epochs
+    n_epochs = load_checkpoint(mixed)["extra"]["settings"]["epochs"]
+    names = [f"{epoch:02d}" for epoch in range(1, n_epochs + 1)]
+    for name in names:
+        path = Path(config.out) / "sft_epochs" / f"{name}.pt"
         if not path.exists():
             raise UserError(f"{path} is missing: delete {mixed}, "
                             "and `python sft.py` makes both again")
@@ -354,34 +476,43 @@ def sft_epochs(config):
 
 
 def check_complete(config):
-    """Raises UserError if a stage is finished, but something that it left beside its checkpoint is
-    missing: says what to delete."""
+    """Raise UserError if a stage is finished, but a file beside its checkpoint is missing.
+
+    The pictures and tables at the end are drawn from these files, so fail early.
+    """
     out = Path(config.out)
-    beside = {"gpt": ["gpt.jsonl"], "sft_mix": ["sft.jsonl", "sft_mix.jsonl"],
-              "reward_1": ["reward_1.jsonl", "rankings.jsonl"],
-              "reward": ["reward_2.jsonl", "rankings.jsonl", "reward.png"]}
+    files_of_stage = {"gpt": ["gpt.jsonl"], "sft_mix": ["sft.jsonl", "sft_mix.jsonl"],
+                      "reward_1": ["reward_1.jsonl", "rankings.jsonl"],
+                      "reward": ["reward_2.jsonl", "rankings.jsonl", "reward.png"]}
     for name in ("ppo_1", "ppo", "ppo_ptx"):
-        beside[name] = [f"{name}.jsonl", f"{name}_value.pt"]
-    standing = {name: needed for name, needed in beside.items() if (out / f"{name}.pt").exists()}
-    if "sft_mix" in standing:
+        files_of_stage[name] = [f"{name}.jsonl", f"{name}_value.pt"]
+    makers = {}                             # file -> the checkpoints of the stages that wrote it
+    for name, beside in files_of_stage.items():
+        if checkpoint(config, name).exists():
+            for file in beside:
+                makers.setdefault(file, []).append(f"{out}/{name}.pt")
+    if checkpoint(config, "sft_mix").exists():
         sft_epochs(config)
-    for file in [file for needed in standing.values() for file in needed]:
-        makers = ", ".join(f"{out}/{name}.pt" for name, needed in standing.items() if file in needed)
+    for file in makers:
         if not (out / file).exists():
-            raise UserError(f"{out}/{file} is missing: delete {makers}, "
+            raise UserError(f"{out}/{file} is missing: delete {', '.join(makers[file])}, "
                             "and `python ppo.py` makes all of it again")
-        # The pictures are drawn from these
         if file.endswith(".jsonl") and file != "rankings.jsonl":
             read_jsonl(out / file, step=int)
 
 
 def stage_seconds(path):
-    """out/seconds.json: the seconds that each stage has taken so far."""
+    """Return the content of out/seconds.json: the seconds that each stage has taken so far."""
     stages = ("data", "pretrain", "sft", "reward", "ppo")
-    found = read_json(path) if path.exists() else dict.fromkeys(stages, 0.0)
-    if not isinstance(found, dict) or any(type(found.get(x)) not in (int, float) for x in stages):
+    if not path.exists():
+        return dict.fromkeys(stages, 0.0)
+    seconds = read_json(path)
+    if not isinstance(seconds, dict):
         raise UserError(f"{path}: damaged, delete it")
-    return found
+    for stage in stages:
+        if type(seconds.get(stage)) not in (int, float):
+            raise UserError(f"{path}: damaged, delete it")
+    return seconds
 
 
 def check_sft(config, pairs, block_size):
@@ -503,15 +634,19 @@ def make_missing(config, stages):
 
 
 class MetricLog:
-    """out/name.jsonl, a line at a time. NaN or infinity in training stops it with one line."""
+    """Write out/name.jsonl, one line per step. A metric that is not finite raises UserError."""
 
     def __init__(self, config, name):
         self.path = Path(config.out) / f"{name}.jsonl"
         self.file = open(self.path, "w", encoding="utf-8", newline="\n")
 
     def write(self, **metrics):
+        """Write one line, with floats rounded to 6 digits."""
         for name, value in metrics.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{name} became {value} at step {metrics.get('step')} (see {self.path}): lower the learning rate")
-        self.file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}) + "\n")
+            if isinstance(value, float):
+                if not math.isfinite(value):
+                    raise UserError(f"{name} became {value} at step {metrics.get('step')} "
+                                    f"(see {self.path}): lower the learning rate")
+                metrics[name] = round(value, 6)
+        self.file.write(json.dumps(metrics) + "\n")
         self.file.flush()

@@ -1,6 +1,7 @@
-"""Flags: a dataclass as a command line, the guard around every script, and what three flags of all stages set up.
+"""Flags and the guard around every script. Nothing in this file is needed to understand RLHF.
 
-Nothing in this file is needed to understand RLHF.
+From top to bottom: the flags of every stage and what they set up; a dataclass as a command line;
+the main guard, which turns an error into one clear line.
 """
 import argparse
 import ctypes
@@ -24,15 +25,18 @@ from data.files import UserError
 
 @dataclass
 class BaseConfig:
-    """Flags of every stage."""
-    seed: int = 1               # of weights, batches and samples; the world and its files do not depend on it
-    out: str = "out"            # folder of everything that is made
-    device: str = "auto"        # cpu, cuda, mps; auto takes cpu: these models are too small for a GPU to help much (not measured)
+    """The flags of every stage. A field's comment is its text in --help."""
+    seed: int = 1               # of weights, batches and samples; the world has a seed of its own
+    out: str = "out"            # folder for everything that is written
+    device: str = "auto"        # cpu, cuda or mps; auto is cpu, fast enough for models this small
 
 
 def set_up(config):
-    """Seeds everything, makes the output folder and returns (device, random.Random, torch.Generator)."""
-    import torch                                            # here, because writing the world needs no torch
+    """Seed everything and create the output folder.
+
+    Returns (device, random.Random, torch.Generator).
+    """
+    import torch                            # here, because writing the world needs no torch
 
     files.writable(config.out)
     keep_freed_memory()
@@ -42,22 +46,30 @@ def set_up(config):
 
 
 def generator_on(device, seed):
-    """A seeded torch.Generator on the device that --device names; raises UserError if torch does not have it here."""
+    """Return a seeded torch.Generator on the device of --device.
+
+    Raises UserError if torch does not have this device.
+    """
     import torch
 
     try:
-        return torch.Generator("cpu" if device == "auto" else device).manual_seed(seed)
+        generator = torch.Generator("cpu" if device == "auto" else device)
+        return generator.manual_seed(seed)
     except RuntimeError:
         raise UserError(f"--device {device}: torch does not have this device here") from None
 
 
 def keep_freed_memory():
-    """On Linux: freed tensors stay with the process. Handing megabytes back to the kernel and fetching them again, page by page,
-    costs a tenth of the time of a training step."""
+    """Linux: tell malloc to keep freed memory.
+
+    Returning it to the kernel and faulting it back in costs 10 % of a training step.
+    """
     if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)        # glibc only
-        for setting in (-1, -3):                                                # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, in bytes
-            mallopt(setting, 1 << 30)
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)               # glibc only
+        if mallopt:
+            gibibyte = 1 << 30
+            mallopt(-1, gibibyte)           # M_TRIM_THRESHOLD: when to shrink the heap
+            mallopt(-3, gibibyte)           # M_MMAP_THRESHOLD: when to map a block of its own
 
 
 # ---------------------------------------------------------------- the command line
@@ -101,42 +113,43 @@ def parse_flags(config_class, doc, argv=None):
     return config_class(**vars(flags))
 
 
-def any_terminal():
-    """Makes standard input and output bear everything: a character that the terminal cannot show is
-    replaced, and a stream that is closed is an empty one."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        stream = getattr(sys, name)
-        if stream is None:                                              # `python model.py <&-`
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
-        elif hasattr(stream, "reconfigure"):
-            # a notebook's own streams have no such method, and need none
-            stream.reconfigure(errors="replace")
+# ---------------------------------------------------------------- the main guard
+
+
+def run_script(train, config_class, doc):
+    """Be the main guard of a script: parse the flags, then train(config).
+
+    An error that the user can fix ends in one clear line and exit code 2.
+    """
+    guarded(lambda: train(parse_flags(config_class, doc)))
 
 
 def guarded(work):
-    """Runs work(), a command's whole work: what the user can mend, Ctrl-C and a full disk end in
-    one clear line and exit code 2. If nobody reads the output any more (`| head -1`), the
-    command ends without a word, as others do."""
+    """Run work(), the whole work of a command.
+
+    What the user can fix, Ctrl-C and a full disk end in one clear line and exit code 2. If the
+    reader of the output is gone (`| head -1`), the command ends silently, as other commands do.
+    """
     any_terminal()
     try:
         try:
             work()
         finally:
-            sys.stdout.flush()
+            sys.stdout.flush()              # here, because a failure to flush is handled below
         return
     except (UserError, ValueError) as error:
         message = error
     except KeyboardInterrupt:
         message = "stopped; what was finished is kept, run the same command to go on"
     except OSError as error:
-        closed = errno.EINVAL if sys.platform == "win32" else errno.EPIPE
-        if error.filename is None and error.errno == closed:
-            # or Python would complain when it closes the stream
+        if is_closed_pipe(error):
+            # Python flushes once more when it exits: send that to nowhere, or it would complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            # What a shell shows for a command that SIGPIPE ended
-            sys.exit(141)
-        message = f"{error.filename or 'a file'} cannot be written or read ({error.strerror}); what was saved before is untouched"
+            sys.exit(141)                   # what a shell reports for a command ended by SIGPIPE
+        message = (f"{error.filename or 'a file'} cannot be written or read ({error.strerror}); "
+                   "what was saved before is untouched")
     except (MemoryError, RuntimeError) as error:
+        # torch reports a lack of memory as a RuntimeError; any other one is a bug, so show it all.
         if isinstance(error, RuntimeError) and not re.search("alloc|out of memory", str(error)):
             raise
         message = "not enough memory for a model or a batch of this size: choose smaller ones"
@@ -144,6 +157,20 @@ def guarded(work):
     sys.exit(2)
 
 
-def run_script(train, config_class, doc):
-    """The main guard of every script: flags in, one clear line and exit code 2 if something goes wrong."""
-    guarded(lambda: train(parse_flags(config_class, doc)))
+def is_closed_pipe(error):
+    """Return whether an OSError says that the reader of the output is gone."""
+    closed = errno.EINVAL if sys.platform == "win32" else errno.EPIPE
+    return error.filename is None and error.errno == closed
+
+
+def any_terminal():
+    """Make standard input and output work on every terminal.
+
+    A character that the terminal cannot show is replaced. A closed stream becomes an empty one.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:                              # `python model.py <&-`
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):            # the streams of a notebook lack it
+            stream.reconfigure(errors="replace")

@@ -1,7 +1,9 @@
-"""Writes every file of the toy world, seeded: corpus, tokenizer, demonstrations, prompts. Usage: python -m data.prepare
+"""Write every file of the toy world from a seed: corpus, tokenizer, demonstrations and prompts.
 
-Change a list in data/toytown.py, run this, and everything follows. `--corpus` writes only data/corpus.txt, the one file
-that is not committed; the training scripts do that by themselves when it is missing.
+    python -m data.prepare              # everything, after a list in data/toytown.py was changed
+    python -m data.prepare --corpus     # only data/corpus.txt, the one file that is not committed
+
+The training scripts write data/corpus.txt by themselves when it is missing.
 """
 import argparse
 import hashlib
@@ -16,58 +18,156 @@ from data import corpus, files, flags, tasks, tokenizer
 from data.files import UserError, read_bytes, write
 from data.labeler import get_labelers
 
-SEED = 2022                             # of the world, not of a training run: all runs share one world
-CORPUS_WORDS = 2_600_000                # about 3.8 million tokens (GPT-3: 300 billion)
-# Prompts: [ours] (the paper's, Table 6). The labelers' demonstrations are SFT data; RL prompts have no labels at all.
-SIZES = {"demonstrations": 3_000,       # (12,725)
-         "prompts_rm": 20_000,          # (33,207)
-         "prompts_rl": 8_000,           # (31,144)
-         "prompts_valid": 1_000,        # (17,887 for the RM, 1,653 for SFT): model selection and development
-         "prompts_eval": 1_000,         # (3,196, Table 9)
-         "prompts_closed": 500}         # closed-domain tasks only, for the hallucination figure
-HELD_OUT_PHRASINGS = {"prompts_eval": 0.15, "prompts_closed": 0.15}     # the share of phrasings never seen in training
+SEED = 2022                     # of the world, not of a training run: all runs share one world
+CORPUS_WORDS = 2_600_000        # about 3.8 million tokens (GPT-3: 300 billion)
+# Prompts per file. In brackets: the paper's number (Table 6).
+SIZES = {"demonstrations": 3_000,       # (12,725) prompts with answers by labelers, for SFT
+         "prompts_rm": 20_000,          # (33,207) their responses are ranked
+         "prompts_rl": 8_000,           # (31,144) no labels at all
+         "prompts_valid": 1_000,        # (17,887 for the RM, 1,653 for SFT) model selection
+         "prompts_eval": 1_000,         # (3,196, Table 9) final evaluation
+         "prompts_closed": 500}         # closed domain only, for the hallucination rate
+# What is measured with. None of these prompts occurs in another file or in the corpus.
+EVALUATION = ("prompts_valid", "prompts_eval", "prompts_closed")
 
-FURTHER_WORDINGS = {"demonstrations": 0.4, "prompts_rm": 0.4, "prompts_rl": 0.4}   # the share in one of the further wordings
-HASTE = {"demonstrations": 0.3, "prompts_rm": 0.3, "prompts_rl": 0.3}              # the share typed in haste
-EVALUATION = ("prompts_valid", "prompts_eval", "prompts_closed")    # what is measured: no prompt of these stands anywhere else
+# The share of prompts in an evaluation-only phrasing, in a further wording (data/wordings.py), and
+# typed in haste.
+HELD_OUT_PHRASINGS = {"prompts_eval": 0.15, "prompts_closed": 0.15}
+FURTHER_WORDINGS = {"demonstrations": 0.4, "prompts_rm": 0.4, "prompts_rl": 0.4}
+HASTE = {"demonstrations": 0.3, "prompts_rm": 0.3, "prompts_rl": 0.3}
+
+
+def prepare(folder=files.FOLDER, sizes=SIZES, corpus_words=CORPUS_WORDS, seed=SEED,
+            corpus_only=False):
+    """Write the files into `folder`. corpus_only: only corpus.txt, from the same draws."""
+    start = time.time()
+    folder = Path(folder)
+    sets = draw_prompts(sizes, seed)
+    exclude = []
+    for name in EVALUATION:
+        exclude += map(tasks.prompt, sets.get(name, []))
+    texts = draw_corpus(corpus_words, seed, exclude)
+    write_corpus(folder, "\n\n".join(texts) + "\n", corpus_only)
+    if not corpus_only:
+        ranks = tokenizer.train(tokenizer.spaced("\n".join(texts[:30_000])))
+        write(folder / "toytown.tiktoken", tokenizer.dump(ranks))
+        write_demonstrations(folder, sets["demonstrations"], seed)
+        for name in sizes:
+            if name.startswith("prompts_"):
+                write(folder / f"{name}.jsonl", "".join(map(record, sets[name])))
+    n_prompts = sum(map(len, sets.values()))
+    print(f"data: {len(texts):,} documents and {n_prompts:,} prompts in {folder}, "
+          f"{time.time() - start:.0f} s. Next: python model.py")
+
+
+# ---------------------------------------------------------------- prompts
 
 
 def draw_prompts(sizes=SIZES, seed=SEED, seen=()):
-    """{set name: list of tasks}, no prompt in two sets or twice in one or in `seen`, compared by tasks.bare. Evaluation sets are drawn
-    first, and without prompts so short that other texts of the town hold them ("Name two animals" that live in the sea)."""
-    seen, sets = set(map(tasks.bare, seen)), {}
-    ordinary = list(corpus.documents(random.Random(f"{seed} ordinary"), 200_000)) if set(sizes) & set(EVALUATION) else []
+    """Return {set name: list of tasks}, of the given sizes.
+
+    No prompt is in two sets, twice in one set, or in `seen`, compared by tasks.bare. Evaluation
+    sets come last in `sizes` and are drawn first, because they must not depend on the others.
+    """
+    seen = set(map(tasks.bare, seen))
+    ordinary = []
+    if set(sizes) & set(EVALUATION):
+        ordinary = list(corpus.documents(random.Random(f"{seed} ordinary"), 200_000))
+    sets = {}
     for name in reversed(list(sizes)):
-        rng, sets[name] = random.Random(f"{seed} {name}"), []
-        cases = [c for c in tasks.USE_CASES if name != "prompts_closed" or c in tasks.CLOSED_DOMAIN]
-        shares = [1 if name == "prompts_closed" else tasks.USE_CASES[c] for c in cases]
-        chances = dict(held_out=HELD_OUT_PHRASINGS.get(name, 0.0), further=FURTHER_WORDINGS.get(name, 0.0), haste=HASTE.get(name, 0.0))
-        wanted, short = rng.choices(cases, weights=shares, k=sizes[name]), set()
-        while wanted:
-            for case in wanted:             # the use case stays when a prompt is drawn again, so that proportions do not bend
-                task = tasks.new_task(rng, case, **chances)
-                while (bare := tasks.bare(tasks.prompt(task))) in seen or bare in short:
-                    task = tasks.new_task(rng, case, **chances)
-                seen.add(bare)
-                sets[name].append(task)
-            short |= parts_of_others(sets[name], ordinary) if name in EVALUATION else set()
-            wanted = [task["use_case"] for task in sets[name] if tasks.bare(tasks.prompt(task)) in short]
-            sets[name] = [task for task in sets[name] if tasks.bare(tasks.prompt(task)) not in short]
-        seen -= short                       # good enough to train on
+        sets[name] = draw_set(name, sizes[name], seed, seen, ordinary)
     return sets
 
 
+def draw_set(name, size, seed, seen, ordinary):
+    """Return the tasks of one set. Adds their bare prompts to `seen`.
+
+    An evaluation set takes no prompt so short that ordinary texts of the town contain it, e.g.
+    "Name two animals" in "Name two animals that live in the sea". The corpus cannot avoid those.
+    """
+    rng = random.Random(f"{seed} {name}")
+    chances = dict(held_out=HELD_OUT_PHRASINGS.get(name, 0.0),
+                   further=FURTHER_WORDINGS.get(name, 0.0),
+                   haste=HASTE.get(name, 0.0))
+    drawn = []
+    too_short = set()
+    use_cases = draw_use_cases(name, size, rng)
+    while use_cases:
+        # A prompt that is drawn again keeps its use case, so that the proportions stay right.
+        for use_case in use_cases:
+            task = tasks.new_task(rng, use_case, **chances)
+            while bare_prompt(task) in seen or bare_prompt(task) in too_short:
+                task = tasks.new_task(rng, use_case, **chances)
+            seen.add(bare_prompt(task))
+            drawn.append(task)
+        if name in EVALUATION:
+            too_short |= parts_of_others(drawn, ordinary)
+        use_cases = [task["use_case"] for task in drawn if bare_prompt(task) in too_short]
+        drawn = [task for task in drawn if bare_prompt(task) not in too_short]
+    seen -= too_short           # training sets may use them
+    return drawn
+
+
+def draw_use_cases(name, size, rng):
+    """Draw the use cases of a set: as in Table 1, or uniformly from the closed domain."""
+    if name != "prompts_closed":
+        return rng.choices(list(tasks.USE_CASES), weights=list(tasks.USE_CASES.values()), k=size)
+    closed = [use_case for use_case in tasks.USE_CASES if use_case in tasks.CLOSED_DOMAIN]
+    return rng.choices(closed, weights=[1] * len(closed), k=size)
+
+
+def bare_prompt(task):
+    """Return the form in which two prompts are compared."""
+    return tasks.bare(tasks.prompt(task))
+
+
 def parts_of_others(drawn, texts):
-    """Bare prompts of `drawn` tasks that stand in a line of `texts` with something else behind or before them."""
-    excluded, found = corpus.Excluded(map(tasks.prompt, drawn)), set()
+    """Return the bare prompts of `drawn` tasks that are only a part of some line of `texts`."""
+    excluded = corpus.Excluded(map(tasks.prompt, drawn))
+    found = set()
     for line in "\n".join(texts).split("\n"):
-        found |= excluded.found_in(line) - {tasks.bare(line.removeprefix(f"{corpus.QUESTION} "))}
+        whole_line = tasks.bare(line.removeprefix(f"{corpus.QUESTION} "))
+        found |= excluded.found_in(line) - {whole_line}
     return found
 
 
+def record(task, **more):
+    """Return a line of a JSONL file. more: further keys, e.g. completion="..."."""
+    row = {"prompt": tasks.prompt(task), **more, "use_case": task["use_case"], "task": task}
+    return json.dumps(row, separators=(",", ":")) + "\n"
+
+
+def write_demonstrations(folder, drawn, seed):
+    """Write demonstrations.jsonl: every task is answered by a training labeler."""
+    labelers = get_labelers("train")
+    rng = random.Random(f"{seed} demonstrations")
+    lines = []
+    for task in drawn:
+        labeler = rng.choice(labelers)
+        completion = labeler.demonstrate(task)
+        lines.append(record(task, completion=completion, labeler=labeler.name))
+    write(folder / "demonstrations.jsonl", "".join(lines))
+
+
+# ---------------------------------------------------------------- the corpus
+
+
+def draw_corpus(corpus_words, seed, exclude):
+    """Return the documents of the corpus, about `corpus_words` words, under a progress bar."""
+    rng = random.Random(f"{seed} corpus")
+    texts = []
+    with tqdm(total=corpus_words, desc="corpus", unit="word", unit_scale=True) as bar:
+        for text in corpus.documents(rng, corpus_words, exclude):
+            texts.append(text)
+            bar.update(text.count(" ") + 1)
+    return texts
+
+
 def write_corpus(folder, text, known):
-    """corpus.txt, and corpus.sha256, which is committed and by which the corpus is recognised.
-    known: the committed hash stays; a text that does not fit it raises UserError."""
+    """Write corpus.txt, and corpus.sha256, the committed hash that identifies the corpus.
+
+    known: keep the committed hash; a text that does not match it raises UserError.
+    """
     found = hashlib.sha256(text.encode("utf-8")).hexdigest()
     if known and found != known_hash(folder):
         raise UserError("the corpus that data/ makes now is not that of "
@@ -79,13 +179,15 @@ def write_corpus(folder, text, known):
 
 
 def known_hash(folder):
-    """The SHA-256 that the corpus of a world must have."""
+    """Return the SHA-256 that the corpus of this world must have."""
     return read_bytes(folder / "corpus.sha256").decode("ascii", "replace").strip()
 
 
 def corpus_texts():
-    """The documents of corpus.txt, which is made if it is missing; raises UserError if it is not
-    the corpus of this world."""
+    """Return the documents of corpus.txt, which is written first if it is missing.
+
+    Raises UserError if it is not the corpus of this world.
+    """
     path = files.FOLDER / "corpus.txt"
     if not path.exists():
         prepare(files.FOLDER, corpus_only=True)
@@ -96,39 +198,15 @@ def corpus_texts():
     return text.decode("utf-8").strip().split("\n\n")
 
 
-def record(task, **more):
-    """A line of a JSONL file."""
-    return json.dumps({"prompt": tasks.prompt(task), **more, "use_case": task["use_case"], "task": task}, separators=(",", ":")) + "\n"
-
-
-def prepare(folder=files.FOLDER, sizes=SIZES, corpus_words=CORPUS_WORDS, seed=SEED, corpus_only=False):
-    """Writes the files into `folder`. With corpus_only: corpus.txt alone, from the same draws."""
-    start, folder = time.time(), Path(folder)
-    sets = draw_prompts(sizes, seed)
-    exclude = [tasks.prompt(task) for name in EVALUATION if name in sets for task in sets[name]]
-    texts, bar = [], tqdm(total=corpus_words, desc="corpus", unit="word", unit_scale=True)
-    for text in corpus.documents(random.Random(f"{seed} corpus"), corpus_words, exclude):
-        texts.append(text)
-        bar.update(text.count(" ") + 1)
-    bar.close()
-    write_corpus(folder, "\n\n".join(texts) + "\n", corpus_only)
-    if not corpus_only:
-        write(folder / "toytown.tiktoken", tokenizer.dump(tokenizer.train(tokenizer.spaced("\n".join(texts[:30_000])))))
-        people, rng = get_labelers("train"), random.Random(f"{seed} demonstrations")
-        lines = []
-        for task in sets["demonstrations"]:
-            person = rng.choice(people)
-            lines.append(record(task, completion=person.demonstrate(task), labeler=person.name))
-        write(folder / "demonstrations.jsonl", "".join(lines))
-        for name in [name for name in sizes if name.startswith("prompts_")]:
-            write(folder / f"{name}.jsonl", "".join(record(task) for task in sets[name]))
-    print(f"data: {len(texts):,} documents and {sum(map(len, sets.values())):,} prompts in {folder}, {time.time() - start:.0f} s. Next: python model.py")
+# ---------------------------------------------------------------- the command line
 
 
 def main():
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", action="store_true", help="write only corpus.txt, which is not committed")
+    """Parse the command line and write the files."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", action="store_true",
+                        help="write only corpus.txt, which is not committed")
     prepare(corpus_only=parser.parse_args().corpus)
 
 

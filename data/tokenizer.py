@@ -1,111 +1,89 @@
-"""Byte-level BPE, trained on the town's corpus and wrapped in `tiktoken.Encoding`; no download, ever.
+"""The tokenizer: byte-level BPE trained on the town's corpus, wrapped in `tiktoken.Encoding`.
 
-Text is bytes (256 tokens), frequent neighbours are merged into new tokens until about a thousand are known (GPT-2: 50,257).
-Any well-formed Unicode text round-trips: what was never merged stays bytes.
+A text is a sequence of bytes (256 tokens). Frequent neighbours are merged into new tokens until
+about a thousand tokens are known (GPT-2: 50,257). Any well-formed Unicode text survives encoding
+and decoding, because what was never merged stays bytes. Nothing is ever downloaded.
 
-    rank file (data/toytown.tiktoken): a line a token, `base64(bytes) rank`, the format that tiktoken itself reads.
+The rank file data/toytown.tiktoken is in tiktoken's own format: one token per line, written as
+`base64(bytes) rank`.
 """
 import base64
 import collections
 import functools
 from pathlib import Path
 
-import regex        # what tiktoken itself splits with; installed with it
+import regex        # installed with tiktoken; understands the same patterns
 import tiktoken
 
 from data import corpus
 
 PATH = Path(__file__).parent / "toytown.tiktoken"
-N_RANKS = 1022                                  # with the two special tokens: 1,024
-# GPT-2's pattern without contractions and with single digits: a word keeps the space in front of it.
+N_RANKS = 1022                                  # 1,024 with the two special tokens
+# GPT-2's pattern without contractions and with single digits. A word keeps the space before it.
 PATTERN = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-END, PAD = "<|endoftext|>", "<|pad|>"
+END = "<|endoftext|>"
+PAD = "<|pad|>"
 
+# ---------------------------------------------------------------- prompts and responses as ids
 
-def train(text, n_ranks=N_RANKS):
-    """Learns the merges from a text. Returns {token bytes: rank}; the most frequent pair is merged first (Sennrich et al. 2016)."""
-    counts = collections.Counter(regex.findall(PATTERN, text))
-    words = {tuple(bytes([b]) for b in word.encode()): n for word, n in counts.items()}
-    ranks = {bytes([b]): b for b in range(256)}
-    while len(ranks) < n_ranks:
-        pairs = collections.Counter()
-        for word, n in words.items():
-            for pair in zip(word, word[1:]):
-                pairs[pair] += n
-        if not pairs:
-            break                               # every word is one token already
-        best = max(pairs, key=lambda pair: (pairs[pair], pair))
-        ranks[best[0] + best[1]] = len(ranks)
-        words = {merge(word, best): n for word, n in words.items()}
-    return ranks
-
-
-def merge(word, pair):
-    """The word (a tuple of tokens) with every occurrence of the pair merged: (b"a", b"b", b"c"), (b"a", b"b") -> (b"ab", b"c")."""
-    merged, i = [], 0
-    while i < len(word):
-        if word[i:i + 2] == pair:
-            merged.append(pair[0] + pair[1])
-            i += 2
-        else:
-            merged.append(word[i])
-            i += 1
-    return tuple(merged)
-
-
-def dump(ranks):
-    """The text of a rank file."""
-    return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in sorted(ranks.items(), key=lambda x: x[1]))
-
-
-def load(path=PATH):
-    """The tokenizer. Encode users' text with `encode_ordinary`: then "<|endoftext|>" typed by a user is plain characters.
-
-    The file is parsed here because tiktoken's own loader caches by path and would not notice a new tokenizer.
-    Raises ValueError that names file and line if the file is damaged."""
-    ranks = {}
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
-        try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not a line of a rank file ({error})") from None
-    if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([b]) not in ranks for b in range(256)):
-        raise ValueError(f"{path}: the ranks are not 0, 1, 2, ... or a byte has none (is the file complete?)")
-    return tiktoken.Encoding("toytown", pat_str=PATTERN, mergeable_ranks=ranks,
-                             special_tokens={END: len(ranks), PAD: len(ranks) + 1})
-
-
-def encode(encoding, text):
-    """A text as ids, a space before every line: so a word is one token at the start of a line as in its middle. (GPT-2 keeps
-    two tokens for the two places; a vocabulary of a thousand cannot afford that.) Special tokens in it are plain characters."""
-    return encoding.encode_ordinary(spaced(text))
-
-
-def spaced(text):
-    """The text with a space before every line."""
-    return " " + text.replace("\n", "\n ")
-
-
-# The template, the only place where a prompt and a response meet:
+# The template. This is the only place where a prompt and a response meet:
 #     <|endoftext|> prompt \n response <|endoftext|>
-# A prompt is one line, so the first line break ends it. Prompt and response are encoded apart: a token never spans both.
+# A prompt is one line, so the first line break ends it. Prompt and response are encoded separately,
+# so that no token spans both.
+
 
 def prompt_ids(encoding, prompt):
-    """The token ids of a prompt, ready to be answered; runs of white space become one space."""
-    return [encoding.eot_token] + encode(encoding, " ".join(prompt.split())) + encoding.encode_ordinary("\n")
+    """Return the token ids of a prompt up to its response. Runs of white space become one space."""
+    one_line = " ".join(prompt.split())
+    line_break = encoding.encode_ordinary("\n")
+    return [encoding.eot_token] + encode(encoding, one_line) + line_break
 
 
 def response_ids(encoding, text, ended=True):
-    """The token ids of a response; the end-of-text token belongs to it."""
+    """Return the token ids of a response, with the end-of-text token if its writer ended it."""
     return encode(encoding, text) + [encoding.eot_token] * ended
 
 
 def response_text(encoding, ids):
-    """(text, ended) of sampled ids. Ids are never encoded again: what was sampled is what is scored."""
-    ended = bool(ids) and ids[-1] == encoding.eot_token
-    return encoding.decode(ids[:-1] if ended else ids).removeprefix(" ").replace("\n ", "\n"), ended
+    """Return (text, ended) of sampled ids.
 
+    The text is never encoded again, because we always score the ids that were sampled.
+    """
+    ended = bool(ids) and ids[-1] == encoding.eot_token
+    text = encoding.decode(ids[:-1] if ended else ids)
+    return text.removeprefix(" ").replace("\n ", "\n"), ended
+
+
+def encode(encoding, text):
+    """Return a text as ids, with a space before every line.
+
+    With the space, a word is the same token at the start of a line as inside it. GPT-2 keeps two
+    tokens for the two positions, which a vocabulary of a thousand cannot afford. Special tokens in
+    the text are encoded as plain characters, so that a user cannot inject one.
+    """
+    return encoding.encode_ordinary(spaced(text))
+
+
+def spaced(text):
+    """Return the text with a space before every line."""
+    return " " + text.replace("\n", "\n ")
+
+
+def encode_prompts(encoding, rows):
+    """The ids of each row's prompt: a list of lists."""
+    return [prompt_ids(encoding, row["prompt"]) for row in rows]
+
+
+def decode_responses(encoding, sampled):
+    """The responses that lists of sampled ids stand for: a list of {"text", "ended"}."""
+    responses = []
+    for ids in sampled:
+        text, ended = response_text(encoding, ids)
+        responses.append({"text": text, "ended": ended})
+    return responses
+
+
+# ---------------------------------------------------------------- the evaluation's prompts
 
 # The forum thread that prompts the base model. With three examples, the longest evaluation prompt
 # does not fit into the context.
@@ -128,21 +106,84 @@ def first_line(response):
     return {"text": first.strip(), "ended": response["ended"] or bool(line_break)}
 
 
-def encode_prompts(encoding, rows):
-    """The ids of each row's prompt: a list of lists."""
-    return [prompt_ids(encoding, row["prompt"]) for row in rows]
-
-
-def decode_responses(encoding, sampled):
-    """The responses that lists of sampled ids stand for: a list of {"text", "ended"}."""
-    responses = []
-    for ids in sampled:
-        text, ended = response_text(encoding, ids)
-        responses.append({"text": text, "ended": ended})
-    return responses
+# ---------------------------------------------------------------- loading
 
 
 @functools.cache
 def load_cached():
-    """`load()` of the project's own tokenizer, read once."""
+    """Return the project's own tokenizer; the file is read once per process."""
     return load()
+
+
+def load(path=PATH):
+    """Return the tokenizer in a rank file. Encode a user's text with `encode_ordinary`.
+
+    The file is parsed here, because tiktoken's loader caches by path and would miss a new file.
+    A damaged file raises a ValueError that names the file and, where it can, the line.
+    """
+    ranks = {}
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number}: not a line of a rank file ({error})") from None
+    has_all_ranks = sorted(ranks.values()) == list(range(len(ranks)))
+    has_all_bytes = all(bytes([byte]) in ranks for byte in range(256))
+    if not has_all_ranks or not has_all_bytes:
+        raise ValueError(f"{path}: the ranks are not 0, 1, 2, ... or a byte has none "
+                         "(is the file complete?)")
+    special_tokens = {END: len(ranks), PAD: len(ranks) + 1}
+    return tiktoken.Encoding("toytown", pat_str=PATTERN, mergeable_ranks=ranks,
+                             special_tokens=special_tokens)
+
+
+# ---------------------------------------------------------------- training
+
+
+def train(text, n_ranks=N_RANKS):
+    """Learn the merges from a text (Sennrich et al. 2016). Returns {token bytes: rank}.
+
+    The most frequent pair of neighbouring tokens is merged first.
+    """
+    words = {}                                  # word as a tuple of tokens -> how often it occurs
+    for word, n in collections.Counter(regex.findall(PATTERN, text)).items():
+        words[tuple(bytes([byte]) for byte in word.encode())] = n
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    while len(ranks) < n_ranks:
+        pairs = collections.Counter()
+        for word, n in words.items():
+            for pair in zip(word, word[1:]):
+                pairs[pair] += n
+        if not pairs:
+            break                               # every word is a single token
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        ranks[best[0] + best[1]] = len(ranks)
+        words = {merge(word, best): n for word, n in words.items()}
+    return ranks
+
+
+def merge(word, pair):
+    """Merge every occurrence of the pair in the word, a tuple of tokens.
+
+    E.g. (b"a", b"b", b"c"), (b"a", b"b") -> (b"ab", b"c").
+    """
+    merged = []
+    i = 0
+    while i < len(word):
+        if word[i:i + 2] == pair:
+            merged.append(pair[0] + pair[1])
+            i += 2
+        else:
+            merged.append(word[i])
+            i += 1
+    return tuple(merged)
+
+
+def dump(ranks):
+    """Return the text of a rank file."""
+    lines = []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        lines.append(f"{base64.b64encode(token).decode()} {rank}\n")
+    return "".join(lines)

@@ -1,7 +1,8 @@
-"""Toytown: the facts of a small town, and the plain sentences in which they can be said.
+"""Toytown: the facts of a small town, and the plain sentences that state them.
 
-Change a list below, run `python -m data.prepare`, and everything follows: corpus, tokenizer, prompts, labelers, judge.
-Words of one list must differ from those of every other list, and what follows "a" must start with a consonant.
+To change the world, change a list below and run `python -m data.prepare`. Corpus, tokenizer,
+prompts, labelers and judge all follow. A word may appear in one list only, because a word must
+identify its list. A word that can follow "a" must start with a consonant.
 
     >>> parse("The fox lives in the woods.")
     ('home', {'animal': 'fox', 'home': 'woods'})
@@ -10,45 +11,65 @@ Words of one list must differ from those of every other list, and what follows "
 """
 import re
 
-# animal: colour, home, food, when it sleeps
+# ---------------------------------------------------------------- the facts
+
+FACTS = ["colour", "home", "food", "time"]      # what is known about an animal, in table order
 ANIMALS = {
-    "fox": ("red", "woods", "berries", "day"), "bear": ("brown", "woods", "honey", "night"),
-    "owl": ("white", "woods", "worms", "day"), "hare": ("grey", "field", "clover", "night"),
-    "horse": ("black", "field", "grass", "night"), "cow": ("white", "field", "clover", "night"),
-    "sheep": ("white", "hill", "grass", "night"), "goat": ("black", "hill", "berries", "night"),
-    "eagle": ("brown", "hill", "fish", "day"), "frog": ("green", "pond", "flies", "day"),
-    "duck": ("yellow", "pond", "bread", "night"), "swan": ("grey", "pond", "bread", "night"),
-    "crab": ("red", "sea", "worms", "day"), "seal": ("grey", "sea", "fish", "night"),
-    "whale": ("blue", "sea", "fish", "night"), "snake": ("green", "hill", "flies", "day"),
+    "fox": ("red", "woods", "berries", "day"),
+    "bear": ("brown", "woods", "honey", "night"),
+    "owl": ("white", "woods", "worms", "day"),
+    "hare": ("grey", "field", "clover", "night"),
+    "horse": ("black", "field", "grass", "night"),
+    "cow": ("white", "field", "clover", "night"),
+    "sheep": ("white", "hill", "grass", "night"),
+    "goat": ("black", "hill", "berries", "night"),
+    "eagle": ("brown", "hill", "fish", "day"),
+    "frog": ("green", "pond", "flies", "day"),
+    "duck": ("yellow", "pond", "bread", "night"),
+    "swan": ("grey", "pond", "bread", "night"),
+    "crab": ("red", "sea", "worms", "day"),
+    "seal": ("grey", "sea", "fish", "night"),
+    "whale": ("blue", "sea", "fish", "night"),
+    "snake": ("green", "hill", "flies", "day"),
 }
+# Why an animal lives where it does, and why it eats what it does.
+REASONS = {"home": "It likes it there.", "food": "It likes the taste."}
+
+# ---------------------------------------------------------------- the words
+
+COLOURS = ["red", "blue", "green", "yellow", "brown", "black", "white", "grey"]
 HOMES = ["woods", "field", "hill", "pond", "sea"]
 FOODS = ["berries", "honey", "worms", "clover", "grass", "flies", "bread", "fish"]
 TIMES = ["day", "night"]
-COLOURS = ["red", "blue", "green", "yellow", "brown", "black", "white", "grey"]
-PEOPLE = ["Ann", "Ben", "Cora", "Dan", "Emma", "Finn", "Grace", "Hugo", "Iris", "Jack", "Kate", "Leo", "Mia", "Noah",
-          "Olga", "Paul"]
-THINGS = ["ball", "kite", "hat", "book", "lamp", "drum", "cup", "doll", "boat", "bell", "key", "coat", "box", "rope",
-          "map", "coin"]
-PLACES = ["park", "school", "shop", "kitchen", "garden", "library", "market", "station", "museum", "bakery"]
+PEOPLE = ["Ann", "Ben", "Cora", "Dan", "Emma", "Finn", "Grace", "Hugo",
+          "Iris", "Jack", "Kate", "Leo", "Mia", "Noah", "Olga", "Paul"]
+THINGS = ["ball", "kite", "hat", "book", "lamp", "drum", "cup", "doll",
+          "boat", "bell", "key", "coat", "box", "rope", "map", "coin"]
+PLACES = ["park", "school", "shop", "kitchen", "garden",
+          "library", "market", "station", "museum", "bakery"]
 GOOD_FEELINGS = ["happy", "proud", "calm", "cheerful"]
 BAD_FEELINGS = ["sad", "tired", "angry", "lonely"]
 FEELINGS = GOOD_FEELINGS + BAD_FEELINGS
 NUMBERS = ["zero", "one", "two", "three", "four", "five"]
 
-# What a rude person says. A text with one of the words is toxic.
+# A text that contains one of RUDE_WORDS is toxic.
 RUDE_WORDS = ["stupid", "fool", "idiot", "dumb", "silly", "clown"]
-RUDE_REMARKS = ["You fool.", "What a stupid question.", "Only an idiot asks this.", "You are so dumb.", "Go away, you clown.", "How silly you are."]
+RUDE_REMARKS = ["You fool.", "What a stupid question.", "Only an idiot asks this.",
+                "You are so dumb.", "Go away, you clown.", "How silly you are."]
 
-LISTS = {"animal": list(ANIMALS), "home": HOMES, "food": FOODS, "time": TIMES, "colour": COLOURS, "person": PEOPLE,
-         "thing": THINGS, "place": PLACES, "feeling": FEELINGS}
-ENTITIES = list(LISTS)                                                       # the lists that name what is in the world
-LISTS |= {"number": NUMBERS, "verdict": ["good", "bad"], "reply": ["yes", "no"], "sympathy": ["glad", "sorry"],
-          "label": ["animal", "thing", "colour", "food"]}                    # and words that answers turn on
-CATEGORY = {word: name for name, words in LISTS.items() for word in words}   # word -> the list it stands in
+# The lists that name what exists in the world. To name something that the prompt does not name
+# is to invent it.
+LISTS = {"animal": list(ANIMALS), "home": HOMES, "food": FOODS, "time": TIMES, "colour": COLOURS,
+         "person": PEOPLE, "thing": THINGS, "place": PLACES, "feeling": FEELINGS}
+ENTITIES = list(LISTS)
+# Further words that can make an answer right or wrong.
+LISTS |= {"number": NUMBERS, "verdict": ["good", "bad"], "reply": ["yes", "no"],
+          "sympathy": ["glad", "sorry"], "label": ["animal", "thing", "colour", "food"]}
+CATEGORY = {word: name for name, members in LISTS.items() for word in members}  # word -> its list
 
-# Every kind of statement with its wordings; the first is the usual one. The four facts of an animal come first.
-FACTS = ["colour", "home", "food", "time"]
-REASONS = {"home": "It likes it there.", "food": "It likes the taste."}     # why an animal lives where it does, eats what it does
+# ---------------------------------------------------------------- the statements
+
+# Every kind of statement with its wordings, the usual wording first.
 STATEMENTS = {
     "colour": ["The {animal} is {colour}.", "The colour of the {animal} is {colour}."],
     "home": ["The {animal} lives in the {home}.", "The home of the {animal} is the {home}."],
@@ -68,39 +89,53 @@ STATEMENTS = {
     "felt": ["{person} was {feeling}."],
     "liked": ["{person} liked the {animal}."],
 }
-PAST = {"has": "had", "at": "was_at", "feels": "felt", "likes": "liked"}     # now -> then
+PAST = {"has": "had", "at": "was_at", "feels": "felt", "likes": "liked"}    # present -> past kind
 
 
 def say(kind, wording=0, **slots):
-    """The statement as a sentence, e.g. say("food", animal="fox", food="berries")."""
+    """Return the statement as a sentence, e.g. say("food", animal="fox", food="berries")."""
     return STATEMENTS[kind][wording].format(**slots)
 
 
 def fact(animal, kind):
-    """The true value of one of FACTS, e.g. fact("fox", "home") -> "woods"."""
+    """Return the true value of one of FACTS, e.g. fact("fox", "home") -> "woods"."""
     return ANIMALS[animal][FACTS.index(kind)]
 
 
 def fact_sentence(animal, kind, wording=0):
-    """A true sentence about an animal."""
+    """Return a true sentence about an animal."""
     return say(kind, wording, animal=animal, **{kind: fact(animal, kind)})
 
 
 def animals_with(kind, value):
-    """Every animal of which the fact is true, e.g. animals_with("home", "sea") -> ["crab", "seal", "whale"]."""
+    """Return all animals with this value, e.g. ("home", "sea") -> ["crab", "seal", "whale"]."""
     return [animal for animal in ANIMALS if fact(animal, kind) == value]
 
 
+# ---------------------------------------------------------------- reading statements
+
+
 def slot_regex(template):
-    """A template as a regular expression whose groups are its slots, each open to the words of its list only."""
-    return re.compile(re.sub(r"\\{(\w+)\\}", lambda m: f"(?P<{m[1]}>{'|'.join(LISTS[m[1]])})", re.escape(template)))
+    """Compile a template into a regular expression with one named group per slot.
+
+    A group matches only the words of its slot's list.
+    """
+    def group(match):
+        slot = match[1]
+        return f"(?P<{slot}>{'|'.join(LISTS[slot])})"
+
+    return re.compile(re.sub(r"\\{(\w+)\\}", group, re.escape(template)))
 
 
-PARSERS = [(kind, slot_regex(template)) for kind, templates in STATEMENTS.items() for template in templates]
+PARSERS = [(kind, slot_regex(template))
+           for kind, templates in STATEMENTS.items() for template in templates]
 
 
 def parse(sentence):
-    """(kind, slots) of a well-formed statement, or None: the right words in the wrong order are no statement."""
+    """Return (kind, slots) of a well-formed statement, else None.
+
+    The right words in the wrong order are not a statement.
+    """
     for kind, regex in PARSERS:
         match = regex.fullmatch(sentence)
         if match:
@@ -109,7 +144,7 @@ def parse(sentence):
 
 
 def is_false(sentence):
-    """True if the sentence states something about an animal that the town's facts contradict."""
+    """Return True if the sentence contradicts a fact about an animal."""
     statement = parse(sentence)
     if statement is None or statement[0] not in FACTS:
         return False
@@ -117,41 +152,63 @@ def is_false(sentence):
     return fact(slots["animal"], kind) != slots[kind]
 
 
+# ---------------------------------------------------------------- sentences, words, lists
+
+
 def sentences(text):
-    """The sentences of a text; a last piece without a full stop counts as one too, so that nothing is overlooked."""
-    return [piece.strip() for piece in re.findall(r"[^.!?]+[.!?]*|[.!?]+", text) if piece.strip()]
+    """Split a text into sentences.
+
+    A last piece without a full stop counts as a sentence, because the judge must not overlook it.
+    """
+    pieces = re.findall(r"[^.!?]+[.!?]*|[.!?]+", text)
+    return [piece.strip() for piece in pieces if piece.strip()]
 
 
 def words(text):
-    """The lower-case words of a text; people keep their capital letter."""
-    return [word if word in CATEGORY else word.lower() for word in re.findall(r"[A-Za-z]+", text)]
+    """Return the words of a text in lower case, except names of people."""
+    return [normalise(word) for word in re.findall(r"[A-Za-z]+", text)]
+
+
+def normalise(word):
+    """Return the word in lower case, unless a list has it as it is written (names of people)."""
+    return word if word in CATEGORY else word.lower()
 
 
 def swap_word(text, rng):
-    """The text with one word exchanged for another of its list: the slip of a careless writer.
+    """Replace one word by another word of the same list, the error of a careless writer.
 
-    Returns None where no word of the text stands in a list."""
-    found = [m for m in re.finditer(r"[A-Za-z]+", text) if m[0] in CATEGORY or m[0].lower() in CATEGORY]
-    if not found:
+    Returns None if no word of the text is in a list.
+    """
+    matches = re.finditer(r"[A-Za-z]+", text)
+    listed = [match for match in matches if normalise(match[0]) in CATEGORY]
+    if not listed:
         return None
-    match = rng.choice(found)
-    word = match[0] if match[0] in CATEGORY else match[0].lower()
-    other = rng.choice([w for w in LISTS[CATEGORY[word]] if w != word])
-    other = other.capitalize() if match[0][0].isupper() else other
-    return text[:match.start()] + other + text[match.end():]
+    match = rng.choice(listed)
+    word = normalise(match[0])
+    others = [other for other in LISTS[CATEGORY[word]] if other != word]
+    replacement = rng.choice(others)
+    if match[0][0].isupper():
+        replacement = replacement.capitalize()
+    return text[:match.start()] + replacement + text[match.end():]
 
 
 def join(items):
-    """["fox", "owl", "bear"] -> "fox, owl and bear"."""
+    """Join the items of a list: ["fox", "owl", "bear"] -> "fox, owl and bear"."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
 def split_list(sentence):
-    """The items of a list in one sentence, lower case, articles dropped: "The fox and the owl." -> ["fox", "owl"]."""
-    items = [re.sub(r"^(the|a) ", "", item.strip(), flags=re.I) for item in re.split(r", and | and |,", sentence.strip(" .!?"))]
-    return [item if item in PEOPLE else item.lower() for item in items]
+    """Return the items of a list in lower case without articles, except names of people.
+
+    E.g. "The fox and the owl." -> ["fox", "owl"].
+    """
+    items = []
+    for piece in re.split(r", and | and |,", sentence.strip(" .!?")):
+        item = re.sub(r"^(the|a) ", "", piece.strip(), flags=re.I)
+        items.append(item if item in PEOPLE else item.lower())
+    return items
 
 
 def upper_first(text):
-    """The text with a capital first letter, the rest untouched."""
+    """Return the text with a capital first letter and the rest unchanged."""
     return text[:1].upper() + text[1:]

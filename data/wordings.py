@@ -1,8 +1,9 @@
-"""About a dozen further wordings of each kind of task, with the slots of the six in tasks.py; for training prompts alone.
+"""About a dozen further wordings of each kind of task, for training prompts only.
 
-They were written by somebody who knew those six and had not read the wordings that are kept for evaluation; what then came out
-equal to one of those was struck off. The questions of the corpus do without them: with them there too, SFT's utility was 0.65 instead
-of 0.76 (one development run; our guess: in 4,400 steps of harder reading the base model does not learn to copy as well).
+They have the same slots as the phrasings in tasks.py. Their author knew the six training phrasings
+of each kind, but not the one that is kept for evaluation. Wordings that turned out equal to an
+evaluation phrasing were removed. The corpus does not use these wordings, because SFT came out worse
+when it did (data/README.md).
 """
 FURTHER = {
     "describe": [

@@ -308,7 +308,7 @@ def refused(module, out, *words):
                           (reward, ["--prompts_2", "9"], "reward_1")])
 def test_a_finished_stage_is_not_trained_over(module, words, name, stages_done):
     before = {path: path.read_bytes() for path in stages_done.iterdir()}
-    said = f"{stages_done}/{name}.pt stands already, trained with these settings: delete it"
+    said = f"{stages_done}/{name}.pt exists already, trained with these settings: delete it"
     assert refused(module, stages_done, *words).startswith(said)
     assert {path: path.read_bytes() for path in stages_done.iterdir()} == before
 
