@@ -1,1 +1,1 @@
-"""Everything that is known about the toy world; nothing here imports torch or the training scripts."""
+"""What is known about the toy world. The world's files import no torch and no script."""

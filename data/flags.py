@@ -91,7 +91,8 @@ def field_comments(config_class):
 def parse_flags(config_class, doc, argv=None):
     """The dataclass as command-line flags. --help shows each field's comment and default, and a
     typo gets the nearest name."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=doc, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     comments = field_comments(config_class)
     names = [field.name for field in dataclasses.fields(config_class)]
     for field in dataclasses.fields(config_class):
@@ -101,13 +102,15 @@ def parse_flags(config_class, doc, argv=None):
     flags, unknown = parser.parse_known_args(argv)
     if unknown:
         near = difflib.get_close_matches(unknown[0].lstrip("-").split("=")[0], names, 1, 0.4)
-        parser.error(f"unknown flag {unknown[0]}" + (f"; did you mean --{near[0]}?" if near else ""))
+        hint = f"; did you mean --{near[0]}?" if near else ""
+        parser.error(f"unknown flag {unknown[0]}{hint}")
     for name, value in vars(flags).items():
         # argparse makes an empty list of "--lr=--"
         if not isinstance(value, (int, float, str)) or value == "":
             parser.error(f"--{name}: needs a value")
-        if isinstance(value, int) and value < (name != "seed") or isinstance(value, float) and not 0 <= value < math.inf:
-            parser.error(f"--{name} {value}: must be {'0' if name == 'seed' or isinstance(value, float) else '1'} or more")
+        least = 1 if isinstance(value, int) and name != "seed" else 0
+        if not isinstance(value, str) and not least <= value < math.inf:
+            parser.error(f"--{name} {value}: must be {least} or more")
         if isinstance(value, int) and value >= 2 ** 63:         # torch counts no further
             parser.error(f"--{name} {value}: too large")
     return config_class(**vars(flags))
