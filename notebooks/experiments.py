@@ -241,8 +241,18 @@ def mean_by_seed(rows, setting, key):
     return judge.mean_ignoring_none(by_seed(rows, setting, key))
 
 
+def settings_in(rows):
+    """Return the names of all settings."""
+    return {setting_and_seed(key)[0] for key in rows}
+
+
+def means_by_seed(rows, settings, key):
+    """Return {setting: mean over seeds}."""
+    return {setting: mean_by_seed(rows, setting, key) for setting in settings}
+
+
 def column(rows, key):
-    """Return row[key] of each row in a list of rows."""
+    """Return row[key] of each row in a list: of dicts, or of lists if key is an index."""
     return [row[key] for row in rows]
 
 
@@ -367,9 +377,11 @@ def compare_sizes(lab, seed):
     wanted = dict.fromkeys(SIZES, ALL)
     if seed != first:
         wanted["large"] = ONE
-    configs = {size: grow(lab, size, seed, wanted[size]) for size in SIZES}
-    sources = {"sft": grow(lab, "large", first, ALL), "gpt": configs["large"]}
-    sources["gpt_prompted"] = configs["large"]
+    configs = {}
+    for size in SIZES:
+        configs[size] = grow(lab, size, seed, wanted[size])
+    sources = dict.fromkeys(RIVALS, configs["large"])
+    sources["sft"] = grow(lab, "large", first, ALL)
 
     # 2. The rivals' responses.
     theirs = {}
@@ -413,27 +425,37 @@ def parameters_by_size(rows):
 
 def preferred(rows, writer, rival):
     """Return how often "SIZE WRITER" is preferred to a rival, one value per seed that has it."""
-    known = [row[writer] for row in rows.values() if writer in row]
-    return [entry[f"against_{rival}"][0] for entry in known]
+    entries = [row[writer] for row in rows.values() if writer in row]
+    return column(column(entries, f"against_{rival}"), 0)
 
 
 def picture_figure_1(rows, axes):
     """Draw the preference for each model by size: against the largest SFT, GPT and prompted GPT."""
-    params = parameters_by_size(rows)
     for axis, rival in zip(axes, RIVALS):
-        for name, (colour, line, marker) in STYLES_1.items():
-            wins = {size: preferred(rows, f"{size} {name}", rival) for size in SIZES}
-            known = [size for size in SIZES if wins[size]]
-            means, errors = bars([wins[size] for size in known])
-            axis.errorbar(
-                [params[size] for size in known], means, yerr=errors, color=colour,
-                linestyle=line, marker=marker, capsize=2, label=TITLES[name])
+        for name in WRITERS:
+            draw_writer(axis, rows, name, rival)
         axis.axhline(0.5, color=GREY, linewidth=0.7, linestyle=":")
         label = f"preferred to the largest {TITLES[rival]}"
         axis.set(xscale="log", ylim=(0, 1), xlabel="parameters", ylabel=label)
     axes[0].legend(frameon=False, fontsize=8)
     axes[1].set_title("bars: lowest to highest of the seeds", fontsize=9)
     return sentence_figure_1(rows)
+
+
+def draw_writer(axis, rows, name, rival):
+    """Draw how often one model is preferred to a rival, by size."""
+    params = []
+    wins = []
+    for size, number in parameters_by_size(rows).items():
+        values = preferred(rows, f"{size} {name}", rival)
+        if values:
+            params.append(number)
+            wins.append(values)
+    means, errors = bars(wins)
+    colour, line, marker = STYLES_1[name]
+    axis.errorbar(
+        params, means, yerr=errors, color=colour, linestyle=line, marker=marker, capsize=2,
+        label=TITLES[name])
 
 
 def sentence_figure_1(rows):
@@ -517,6 +539,7 @@ def picture_metadata(rows, axes):
 def draw_shares(axis, rows, part):
     """Draw a group of bars, one per model, for each (key, title) in `part`."""
     groups = range(len(part))
+    titles = column(part, 1)
     for i, name in enumerate(ppo.MODELS):
         entries = column(rows.values(), name)
         means, errors = bars([column(entries, key) for key, _ in part])
@@ -527,7 +550,7 @@ def draw_shares(axis, rows, part):
         for place, mean in zip(places, means):
             if mean < 0.001:            # a bar that cannot be seen
                 axis.text(place, 0, "0", ha="center", va="bottom", fontsize=8)
-    axis.set_xticks(groups, [title for _, title in part], fontsize=9)
+    axis.set_xticks(groups, titles, fontsize=9)
     axis.set_ylabel("share of responses")
 
 
@@ -634,11 +657,12 @@ def tax_row(lab, seed, name, **changes):
 
 def picture_alignment_tax(rows, axes):
     """Draw the rise in corpus loss by model, the skills by model, and the two sweeps."""
-    names = [name for name in TAXED if by_seed(rows, name, "corpus_loss")]
+    known = settings_in(rows)
+    names = [name for name in TAXED if name in known]
     draw_rises(axes[0], rows, names[1:])
     draw_skills(axes[1], rows, names)
     titles = {"sft_mix": "SFT mix", **TITLES}
-    ticks = [titles[name] for name in names]
+    ticks = list(map(titles.get, names))
     axes[0].set_xticks(range(1, len(names)), ticks[1:])
     axes[1].set_xticks(range(len(names)), ticks)
     draw_sweep(axes[2], rows, "gamma", GAMMAS, "PPO-ptx, times our gamma_ptx", BLUE, "o")
@@ -677,25 +701,25 @@ def draw_skills(axis, rows, names):
 
 def draw_sweep(axis, rows, sweep, multiples, label, colour, marker):
     """Draw gold utility by corpus loss for multiples of gamma_ptx or beta."""
-    settings = {times: f"{sweep} x {times}" for times in multiples}
     # Some points are models of the base run. gamma_ptx = 0 is PPO.
-    if sweep == "gamma":
-        settings |= {0.0: "ppo", 1.0: "ppo_ptx"}
-    else:
-        settings |= {1.0: "ppo"}
-    settings = {t: setting for t, setting in settings.items() if by_seed(rows, setting, "utility")}
-    losses = [mean_by_seed(rows, setting, "corpus_loss") for setting in settings.values()]
+    of_base_run = {"gamma x 0.0": "ppo", "gamma x 1.0": "ppo_ptx", "beta x 1.0": "ppo"}
+    known = settings_in(rows)
+    labels = {}                                         # setting -> the text beside its point
+    for times in multiples:
+        name = f"{sweep} x {times}"
+        setting = of_base_run.get(name, name)
+        if setting in known:
+            labels[setting] = "PPO" if setting == "ppo" else f"x {times:g}"
+    losses = means_by_seed(rows, labels, "corpus_loss")
+    golds = means_by_seed(rows, labels, "utility")
     spread(
-        axis, losses, rows, settings.values(), "utility", linestyle="-", linewidth=0.7,
+        axis, list(losses.values()), rows, labels, "utility", linestyle="-", linewidth=0.7,
         marker=marker, color=colour, label=label)
-    below = -12
-    above = 5
-    for loss, (times, setting) in zip(losses, settings.items()):
+    offset = (4, 5) if sweep == "gamma" else (4, -12)   # above or below the point, in points
+    for setting, text in labels.items():
         if setting == "ppo" and sweep == "beta":
-            continue                    # the other sweep names this point
-        text = "PPO" if setting == "ppo" else f"x {times:g}"
-        place = (loss, mean_by_seed(rows, setting, "utility"))
-        offset = (4, above if sweep == "gamma" else below)
+            continue                                    # the other sweep labels this point
+        place = (losses[setting], golds[setting])
         axis.annotate(text, place, offset, textcoords="offset points", fontsize=8)
 
 
@@ -704,14 +728,13 @@ def tax_in_words(rows, names):
 
     PPO-ptx agrees with the paper if it pays less than half of PPO's tax and keeps more of the
     skills. A raised beta disagrees if it brings the corpus loss down to that of PPO-ptx."""
-    models = {setting_and_seed(key)[0] for key in rows}
-    loss = {name: mean_by_seed(rows, name, "corpus_loss") for name in models}
-    gold = {name: mean_by_seed(rows, name, "utility") for name in models}
-
-    def mean_skill(name):
-        return judge.mean_ignoring_none(mean_by_seed(rows, name, skill) for skill, *_ in SKILLS)
-
-    skill = {name: mean_skill(name) for name in names}
+    models = settings_in(rows)
+    loss = means_by_seed(rows, models, "corpus_loss")
+    gold = means_by_seed(rows, models, "utility")
+    skill = {}
+    for name in names:
+        means = [mean_by_seed(rows, name, key) for key in column(SKILLS, 0)]
+        skill[name] = judge.mean_ignoring_none(means)
     pays_less = loss["ppo_ptx"] - loss["gpt"] < 0.5 * (loss["ppo"] - loss["gpt"])
     agrees = pays_less and skill["ppo_ptx"] > skill["ppo"]
     ours = []
@@ -760,9 +783,10 @@ def describe_beta(lab, seed, beta):
 
 def picture_kl_sweep(rows, axes):
     """Draw gold utility, proxy and KL by beta. Grey: sft_mix, the limit of a very large beta."""
-    betas = [beta for beta in BETAS if by_seed(rows, f"beta {beta}", "utility")]
-    places = [max(beta, 0.005) for beta in betas]               # log scale: no 0
+    known = settings_in(rows)
+    betas = [beta for beta in BETAS if f"beta {beta}" in known]
     settings = [f"beta {beta}" for beta in betas]
+    places = np.maximum(betas, 0.005)                           # a log scale has no 0
     labels = {
         "utility": "gold utility",
         "proxy": "reward model's score",
@@ -852,17 +876,21 @@ def best_of_n(lab, config, N):
     policy = load(config, "sft_mix")
     proxy = load_reward(config)
     rows = lab.rows[:300]
-    sizes = [2 ** i for i in range(int(math.log2(N)))]
 
-    rounds = [ppo.answer("sft_mix", policy, rows, generator) for _ in range(N)]
-    scores = [proxy_scores(proxy, encoding, rows, responses) for responses in rounds]
-    golds = [utilities(rows, responses) for responses in rounds]
+    samples_of = [[] for _ in rows]                     # per prompt: N times (score, gold, text)
+    for _ in range(N):
+        responses = ppo.answer("sft_mix", policy, rows, generator)
+        scores = proxy_scores(proxy, encoding, rows, responses)
+        golds = utilities(rows, responses)
+        for i, response in enumerate(responses):
+            samples_of[i].append((scores[i], golds[i], response["text"]))
 
-    curve = [{"n": n, "kl": 0.0, "proxy": 0.0, "gold": 0.0} for n in sizes]
-    for i in range(len(rows)):
-        samples = []
-        for k in range(N):
-            samples.append((scores[k][i], golds[k][i], rounds[k][i]["text"]))
+    curve = []
+    n = 1
+    while 2 * n <= N:
+        curve.append({"n": n, "kl": 0.0, "proxy": 0.0, "gold": 0.0})
+        n *= 2
+    for samples in samples_of:
         samples.sort()
         for point in curve:
             kl, score, gold = mean_of_best(samples, point["n"])
@@ -878,15 +906,19 @@ def mean_of_best(samples, n):
     samples: (score, gold, text) in ascending order. The KL compares how often each distinct text
     is chosen with how often it is sampled. Where samples repeat, this KL is smaller than
     log n - (n - 1) / n."""
-    chances = chance_of_best(len(samples), n)
     chosen = {}
     sampled = {}
-    for chance, (_, _, text) in zip(chances, samples):
+    mean_score = 0.0
+    mean_gold = 0.0
+    for chance, (score, gold, text) in zip(chance_of_best(len(samples), n), samples):
         chosen[text] = chosen.get(text, 0) + chance
         sampled[text] = sampled.get(text, 0) + 1 / len(samples)
-    kl = sum(q * math.log(q / sampled[text]) for text, q in chosen.items() if q > 0)
-    mean_score = sum(chance * score for chance, (score, _, _) in zip(chances, samples))
-    mean_gold = sum(chance * gold for chance, (_, gold, _) in zip(chances, samples))
+        mean_score += chance * score
+        mean_gold += chance * gold
+    kl = 0.0
+    for text, q in chosen.items():
+        if q > 0:
+            kl += q * math.log(q / sampled[text])
     return kl, mean_score, mean_gold
 
 
@@ -899,8 +931,8 @@ def gao_fit(points, form):
     """Fit Gao et al.'s form by least squares and return (a, b). points: (kl, gain in gold).
 
     The form is d (a - b f(d)) with d = sqrt(KL): f(d) = d for best-of-n, log d for RL."""
-    d = np.array([math.sqrt(max(kl, 1e-6)) for kl, _ in points])
-    gains = np.array([gain for _, gain in points])
+    d = np.sqrt(np.maximum(column(points, 0), 1e-6))
+    gains = np.array(column(points, 1))
     f = d if form == "best_of_n" else np.log(d)
     (a, b), *_ = np.linalg.lstsq(np.stack([d, -d * f], 1), gains, rcond=None)
     return float(a), float(b)
@@ -931,7 +963,7 @@ def picture_over_optimisation(rows, axes):
 
 def distances(curve):
     """Return sqrt(KL) of every point."""
-    return [math.sqrt(max(kl, 0)) for kl in column(curve, "kl")]
+    return np.sqrt(np.maximum(column(curve, "kl"), 0))
 
 
 def draw_gold(axis, curves, label, style):
@@ -954,22 +986,29 @@ def draw_fit(axis, curves, way, colour):
         for point in curve[1:]:
             points.append((point["kl"], point["gold"] - curve[0]["gold"]))
     a, b = gao_fit(points, way)
-    start = sum(curve[0]["gold"] for curve in curves) / len(curves)
-    furthest = max(0.01, *(kl for kl, _ in points))
+    start = sum(column(column(curves, 0), "gold")) / len(curves)
+    furthest = max(0.01, *column(points, 0))
     d = np.linspace(0.05, math.sqrt(furthest), 100)
     axis.plot(d, start + gao_form(d, a, b, way), "--", color=colour, linewidth=1.5)
 
 
+def peak(curve):
+    """Return the highest gold of a curve."""
+    return max(column(curve, "gold"))
+
+
 def fall(curve):
     """Return how far gold ends below its peak."""
-    return max(column(curve, "gold")) - curve[-1]["gold"]
+    return peak(curve) - curve[-1]["gold"]
 
 
 def up_to(curve, kl):
     """Return the part of a curve before it first reaches a KL, and the point at that KL.
 
     The point is interpolated between two iterations."""
-    after = next(i for i, point in enumerate(curve) if point["kl"] >= kl)
+    after = 0
+    while curve[after]["kl"] < kl:
+        after += 1
     a = curve[max(0, after - 1)]
     b = curve[after]
     share = (kl - a["kl"]) / (b["kl"] - a["kl"]) if after else 0.0
@@ -982,11 +1021,12 @@ def over_optimised(best, climbed, common):
 
     best: curves of best-of-n. climbed: curves of PPO. common: a KL that all PPO runs reach."""
     near = [up_to(curve, common) for curve in climbed]
+    ends = column(near, -1)
     return {
-        "best_peak": judge.mean_ignoring_none(max(column(curve, "gold")) for curve in best),
+        "best_peak": judge.mean_ignoring_none(map(peak, best)),
         "best_fall": judge.mean_ignoring_none(map(fall, best)),
         "ppo_fall": judge.mean_ignoring_none(map(fall, climbed)),
-        "near_gold": judge.mean_ignoring_none(curve[-1]["gold"] for curve in near),
+        "near_gold": judge.mean_ignoring_none(column(ends, "gold")),
         "near_fall": judge.mean_ignoring_none(map(fall, near)),
     }
 
@@ -1000,11 +1040,15 @@ def sentence_over_optimisation(rows, numbers):
         for curve in by_seed(rows, f"{n} rankings", "ppo"):
             furthest.append(max(column(curve, "kl")))
     common = min(furthest)
-    few_best = by_seed(rows, f"{numbers[0]} rankings", "best_of_n")
-    many_best = by_seed(rows, f"{numbers[-1]} rankings", "best_of_n")
-    few = over_optimised(few_best, by_seed(rows, f"{numbers[0]} rankings", "ppo"), common)
-    many = over_optimised(many_best, by_seed(rows, f"{numbers[-1]} rankings", "ppo"), common)
 
+    def measured(n):
+        best = by_seed(rows, f"{n} rankings", "best_of_n")
+        climbed = by_seed(rows, f"{n} rankings", "ppo")
+        return over_optimised(best, climbed, common)
+
+    few = measured(numbers[0])
+    many = measured(numbers[-1])
+    largest = by_seed(rows, f"{numbers[0]} rankings", "best_of_n")[0][-1]["n"]
     best_agrees = few["best_fall"] > many["best_fall"]
     both_agree = best_agrees and few["near_fall"] > many["near_fall"]
     both_agree = both_agree and few["best_fall"] > 0.01 and few["near_fall"] > 0.01
@@ -1018,7 +1062,7 @@ def sentence_over_optimisation(rows, numbers):
     return (
         "Gao et al.: gold rises, then falls; with more rankings it rises higher and falls less. "
         f"Here, {numbers[0]:,} ({numbers[-1]:,}) rankings: in best of n, gold peaks at "
-        f"{both('best_peak')} and is {both('best_fall')} lower at n = {few_best[0][-1]['n']}. "
+        f"{both('best_peak')} and is {both('best_fall')} lower at n = {largest}. "
         f"In PPO it ends {both('ppo_fall')} below its peak; where the KL first reaches "
         f"{common:.1f} nats it stands at {both('near_gold')}, {both('near_fall')} below: "
         f"{verdict}.")
@@ -1087,16 +1131,15 @@ def preferred_by_both_groups(lab, config):
     return wins
 
 
-def folds_and_wins(rows):
-    """Return the rows of the folds and those of the preferences."""
-    folds = [row for key, row in rows.items() if key.startswith("fold")]
-    wins = [row for key, row in rows.items() if key.startswith("preference")]
-    return folds, wins
+def rows_of_kind(rows, kind):
+    """Return the rows whose keys start with "fold" or "preference"."""
+    return [row for key, row in rows.items() if key.startswith(kind)]
 
 
 def picture_held_out_labelers(rows, axes):
     """Draw accuracies inside and outside, the preference of both groups, and fold by fold."""
-    folds, wins = folds_and_wins(rows)
+    folds = rows_of_kind(rows, "fold")
+    wins = rows_of_kind(rows, "preference")
     for x, name, colour in ((0, "inside", BLUE), (1, "outside", ORANGE)):
         values = column(folds, name)
         places = [x + 0.02 * (i % FOLDS - 2) for i in range(len(values))]
@@ -1133,8 +1176,8 @@ def sentence_held_out_labelers(folds, wins):
     PPO-ptx at most 0.03 less often than training labelers do."""
     inside = judge.mean_ignoring_none(column(folds, "inside"))
     outside = judge.mean_ignoring_none(column(folds, "outside"))
-    train = judge.mean_ignoring_none(mean for mean, _, _ in column(wins, "train"))
-    held_out = judge.mean_ignoring_none(mean for mean, _, _ in column(wins, "held_out"))
+    train = judge.mean_ignoring_none(column(column(wins, "train"), 0))
+    held_out = judge.mean_ignoring_none(column(column(wins, "held_out"), 0))
 
     gap = inside - outside
     words = verdict_of(0 <= gap < 0.05)
@@ -1272,15 +1315,16 @@ def other_people(world, folder, slips):
 
 def picture_dials(rows, axes):
     """Draw SFT's and PPO's gold utility by setting, the share of the gap closed, and win rates."""
-    names = [name for name in DIALS if by_seed(rows, name, "ppo")]
+    known = settings_in(rows)
+    names = [name for name in DIALS if name in known]
     places = range(len(names))
     spread(axes[0], places, rows, names, "sft", linestyle="", marker="s", color=ORANGE, label="SFT")
     spread(axes[0], places, rows, names, "ppo", linestyle="", marker="o", color=BLUE, label="PPO")
     for i, name in enumerate(names):
         mean, low, high = mean_and_range(gap_closed(rows, name))
         axes[1].bar(i, mean, color=BLUE, yerr=error_bar(mean, low, high), capsize=2)
-        wins = [win_rate for win_rate, _, _ in by_seed(rows, name, "win_rate_vs_sft")]
-        mean, low, high = mean_and_range(wins)
+        wins = by_seed(rows, name, "win_rate_vs_sft")
+        mean, low, high = mean_and_range(column(wins, 0))
         axes[2].errorbar(
             i, mean, yerr=error_bar(mean, low, high), color=BLUE, marker="o", capsize=2)
     axes[0].legend(frameon=False)
@@ -1343,7 +1387,7 @@ def choose_again(lab, config):
         for _ in range(4):
             found += utilities(rows, ppo.answer("sft", policy, rows, generator))
         gold[name] = judge.mean_ignoring_none(found)
-    chosen = [table[0][0] for table in tables]      # rate_sft_epochs puts the chosen one first
+    chosen = column(column(tables, 0), 0)           # rate_sft_epochs puts the chosen one first
     return {"tables": list(map(sorted, tables)), "chosen": chosen, "gold": gold}
 
 
@@ -1378,7 +1422,8 @@ def sentence_baseline(rows):
     for row in rows.values():
         golds = [row["gold"][epoch] for epoch in row["chosen"]]
         apart.append(max(golds) - min(golds))
-        groups.append(" ".join(str(int(epoch)) for epoch in row["chosen"]))
+        epochs = map(int, row["chosen"])
+        groups.append(" ".join(map(str, epochs)))
     return (
         "The paper chooses the SFT epoch by the reward model's score on validation prompts (C.1). "
         f"Here three choices, from samples drawn anew, take epochs {'; '.join(groups)} (a group "
@@ -1477,7 +1522,8 @@ def main():
         description="\n".join([__doc__, *costs]),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", choices=[*EXPERIMENTS, "all", "pictures"])
-    parser.add_argument("--quick", action="store_true", help="tiny models: shows that the code runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny models: shows that the code runs")
     args = parser.parse_args()
     if args.name is None:
         parser.print_help()
