@@ -42,7 +42,7 @@ import reward
 import sft
 from data import corpus, files, flags, judge, labeler, prepare, tasks, tokenizer
 from data import toytown as town
-from data.figures import BLUE, COLOURS, GREEN, GREY, ORANGE, TITLES, plt
+from data.figures import BLUE, COLOURS, GREEN, GREY, MODELS, ORANGE, TITLES, plt
 from data.files import made
 from data.labeler import get_labelers
 from model import load_model
@@ -315,7 +315,7 @@ SIZES = {
 ALL = ("gpt", "sft", "ppo", "ppo_ptx")      # the checkpoints of a size that is fully trained
 ONE = ("gpt",)                              # those of a size that is only pretrained
 RIVALS = ("sft", "gpt", "gpt_prompted")     # models of the largest size, which all are compared to
-WRITERS = [name for name in ppo.MODELS if name != "sft_best_of_16"]
+WRITERS = [name for name in MODELS if name != "sft_best_of_16"]
 
 
 def figure_1(lab):
@@ -540,7 +540,7 @@ def draw_shares(axis, rows, part):
     """Draw a group of bars, one per model, for each (key, title) in `part`."""
     groups = range(len(part))
     titles = column(part, 1)
-    for i, name in enumerate(ppo.MODELS):
+    for i, name in enumerate(MODELS):
         entries = column(rows.values(), name)
         means, errors = bars([column(entries, key) for key, _ in part])
         places = [group + (i - 2.5) * 0.14 for group in groups]
@@ -558,7 +558,7 @@ def sentence_metadata(rows):
     """Agree if PPO-ptx invents less than GPT, and if toxicity falls only where respect is asked."""
     def mean(key):
         means = {}
-        for name in ppo.MODELS:
+        for name in MODELS:
             entries = column(rows.values(), name)
             means[name] = judge.mean_ignoring_none(column(entries, key))
         return means
