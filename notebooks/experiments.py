@@ -4,7 +4,7 @@
     python -m notebooks.experiments kl_sweep            # run one; after a stop, it resumes
     python -m notebooks.experiments kl_sweep --quick    # the same code on tiny models, in seconds:
                                                         # the numbers mean nothing
-    python -m notebooks.experiments pictures            # redraw all pictures from recorded results
+    python -m notebooks.experiments pictures            # redraw all pictures, the README's too
 
 Each section states the paper's claim and then holds the four parts of an experiment:
 
@@ -17,7 +17,7 @@ Each section states the paper's claim and then holds the four parts of an experi
 3. A picture. `picture_NAME(rows, axes)` fills three panels from the recorded rows alone.
 4. A sentence, computed from the same rows and returned with the picture: what the paper claims,
    what was measured here, and whether the two agree. A disagreement is a result too.
-   README.md quotes these sentences, and a test compares the two.
+   notebooks/README.md quotes these sentences, and a test compares the two.
 
 In all experiments *proxy* is the reward model's score, which training maximises, and *gold* is
 the gold judge's utility (0 to 1), which training never sees.
@@ -42,7 +42,9 @@ import reward
 import sft
 from data import corpus, files, flags, judge, labeler, prepare, tasks, tokenizer
 from data import toytown as town
-from data.figures import BLUE, COLOURS, GREEN, GREY, MODELS, ORANGE, TITLES, plt
+from data.figures import (
+    BLUE, COLOURS, GREEN, GREY, MODELS, ORANGE, TITLES, plot_episode, plot_three_steps, plt
+)
 from data.files import made
 from data.labeler import get_labelers
 from model import load_model
@@ -1115,7 +1117,7 @@ def leave_out(lab, seed, fold):
     for name, group in (("inside", inside), ("outside", outside)):
         ranked = rank_again(rankings[n_train:], group, 1)
         scores = reward.scores_of(proxy, tokenizer.load(), ranked)
-        report[name] = reward.accuracy(reward.margins_of(ranked, scores))
+        report[name] = labeler.accuracy(labeler.margins_of(ranked, scores))
     return report
 
 
@@ -1513,6 +1515,19 @@ def redraw(name):
     return draw(name)
 
 
+def draw_readme():
+    """Draw the README's pictures: the three steps, and one episode of the committed PPO-ptx."""
+    from notebooks import lesson                # only here, because it needs IPython
+
+    folder = HERE.parent / ".readme"
+    prompt = "Give me three foods. The word berries must not be in it."
+    config = ppo.Config(out=str(lesson.CHECKPOINTS))
+    rows = lesson.trace(prompt, config)
+    score = sum(row["reward"] + config.beta * row["kl"] for row in rows)
+    plot_three_steps(folder / "three_steps.png")
+    plot_episode(rows, prompt, config.beta, score, folder / "episode.png")
+
+
 def main():
     """Run the command line."""
     costs = []
@@ -1528,6 +1543,7 @@ def main():
     if args.name is None:
         parser.print_help()
     elif args.name == "pictures":
+        draw_readme()
         for name in EXPERIMENTS:
             if (RESULTS / f"{name}.json").exists():
                 print(f"\n{name}: {redraw(name)}")

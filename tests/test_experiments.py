@@ -640,7 +640,7 @@ def test_a_fold_leaves_a_fifth_of_the_labelers_out_and_tests_on_prompts_that_wer
         reward, "scores_of", lambda proxy, encoding, ranked: ranked if proxy == "proxy" else None
     )
     monkeypatch.setattr(
-        reward, "margins_of", lambda ranked, scores: ranked if ranked is scores else None
+        labeler, "margins_of", lambda ranked, scores: ranked if ranked is scores else None
     )
     monkeypatch.setattr(labeler, "accuracy", lambda ranked: ranked)
     left_out = []
