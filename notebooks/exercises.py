@@ -20,7 +20,7 @@ import model
 import ppo
 import reward
 import sft
-from data import judge, labeler
+from data import judge, labeler, training
 
 # Exercise -> pairs (hint, a wrong function or value). A test gives each wrong answer to its check
 # and expects its hint.
@@ -391,11 +391,11 @@ MISTAKES["cosine"] = [
 
 
 def check_cosine(my_cosine):
-    """my_cosine(step, steps, peak) -> learning rate, as model.cosine without warm-up.
+    """my_cosine(step, steps, peak) -> learning rate, as data.training.cosine without warm-up.
 
     Half a cosine, from the peak to a tenth of it."""
     cases = [(0, 80, 0.01), (10, 80, 0.01), (40, 80, 0.01), (60, 80, 0.01), (80, 80, 0.01)]
-    return compare(my_cosine, model.cosine, MISTAKES["cosine"], cases)
+    return compare(my_cosine, training.cosine, MISTAKES["cosine"], cases)
 
 
 MISTAKES["epoch"] = [
