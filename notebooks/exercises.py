@@ -1,8 +1,13 @@
-"""Exercises that check themselves: `exercises.check_gae(my_gae)` says whether it is right, or what is wrong with it.
+"""Exercises that check themselves: `exercises.check_gae(my_gae)` tells a student what is wrong.
 
-A student's function is compared with the script's own on random inputs. If it is wrong and does what one of the known MISTAKES
-does, the student gets the hint that fits; otherwise the first input on which it differs. A check prints one line and returns True or
-False; it never ends in a traceback. Solutions: solutions.md.
+A check runs the student's function and the script's own on the same inputs. There are three
+outcomes:
+
+- The results agree: "Right."
+- The student's function does what one of the known MISTAKES does: the hint for that mistake.
+- Anything else: the first input on which the two functions differ.
+
+A check prints one line, returns True or False, and never raises. Solutions are in solutions.md.
 """
 import copy
 import math
@@ -15,492 +20,953 @@ import model
 import ppo
 import reward
 import sft
-from data import judge, labeler
+from data import judge, labeler, training
+
+# Exercise -> pairs (hint, a wrong function or value). A test gives each wrong answer to its check
+# and expects its hint.
+MISTAKES = {}
+
 
 # ---------------------------------------------------------------- how a check works
 
 
 def flat(x):
-    """Numbers, tensors and nested lists of them as one float64 tensor; None where that is impossible."""
+    """Return numbers, tensors and nested lists of them as one float64 tensor, or None."""
     try:
         if hasattr(x, "tolist") and not isinstance(x, torch.Tensor):
-            x = x.tolist()                                  # NumPy's
+            x = x.tolist()                                  # NumPy
         if isinstance(x, dict):
             x = [x[key] for key in sorted(x)]
         if isinstance(x, (list, tuple)):
-            parts = [flat(part) for part in x]
-            return None if any(part is None for part in parts) else torch.cat([torch.zeros(0, dtype=torch.float64), *parts])
-        return torch.as_tensor(x, dtype=torch.float64).detach().flatten() if isinstance(x, (bool, int, float, torch.Tensor)) else None
-    except Exception:                                       # a student may return anything: 10 ** 400, a list that holds itself
-        return None
+            return joined(list(map(flat, x)))
+        if isinstance(x, (bool, int, float, torch.Tensor)):
+            return torch.as_tensor(x, dtype=torch.float64).detach().flatten()
+    except Exception:
+        # A student may return anything: 10 ** 400, a list that contains itself.
+        pass
+    return None
+
+
+def joined(parts):
+    """Concatenate the flat parts of a list. One part that is not numeric makes it None."""
+    for part in parts:
+        if part is None:
+            return None
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *parts])
+
+
+def close(x, y):
+    """Return which elements of two float64 tensors agree, to about five digits."""
+    return torch.isclose(x, y, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def same(x, y):
-    """Whether two answers agree, to about five digits."""
-    x, y = flat(x), flat(y)
-    return x is not None and y is not None and x.shape == y.shape and bool(torch.allclose(x, y, rtol=1e-4, atol=1e-5, equal_nan=True))
+    """Return whether two answers agree."""
+    x = flat(x)
+    y = flat(y)
+    if x is None or y is None or x.shape != y.shape:
+        return False
+    return bool(close(x, y).all())
+
+
+def all_same(answers, others):
+    """Return whether two lists of answers agree."""
+    return all(map(same, answers, others))
 
 
 def brief(x):
-    """An answer in few characters."""
+    """Return an answer as a short text."""
     numbers = flat(x)
     if numbers is None:
         return repr(x)[:60]
-    return f"{numbers[0]:.4g}" if len(numbers) == 1 else "[" + ", ".join(f"{v:.4g}" for v in numbers[:6].tolist()) + ", ..." * (len(numbers) > 6) + "]"
+    if len(numbers) == 1:
+        return f"{numbers[0]:.4g}"
+    shown = [f"{number:.4g}" for number in numbers[:6].tolist()]
+    if len(numbers) > 6:
+        shown.append("...")
+    return f"[{', '.join(shown)}]"
 
 
 def said(right, text):
-    """Prints the verdict and returns it."""
-    print(("Right. " if right else "Not yet. ") + text)
+    """Print the verdict and return it."""
+    print(f"{'Right.' if right else 'Not yet.'} {text}")
     return right
 
 
 def compare(student, right, mistakes, cases):
-    """Runs a student's function on every case, a tuple of arguments; mistakes: pairs (hint, wrong function)."""
+    """Compare a student's function with the right one on all cases.
+
+    cases: tuples of arguments. mistakes: pairs (hint, wrong function)."""
     answers = []
     for case in cases:
         try:
-            answers.append(student(*copy.deepcopy(case)))
+            answer = student(*copy.deepcopy(case))
         except Exception as error:                          # a student's code may fail in any way
-            return said(False, f"It stops with {type(error).__name__}: {error}")
-        if answers[-1] is None:
-            return said(False, "It returns nothing: replace the ... by your answer, and end with `return`.")
-    wrong = [i for i, case in enumerate(cases) if not same(answers[i], right(*case))]
-    if not wrong:
-        return said(True, f"The same as ours on {len(cases)} inputs.")
+            message, _, _ = str(error).partition("\n")
+            return said(False, f"Your function raises {type(error).__name__}: {message}")
+        if answer is None:
+            return said(False, "Your function returns nothing. Replace the ... with your answer "
+                               "and end with `return`.")
+        answers.append(answer)
+
+    expected = [right(*case) for case in cases]
+    if all_same(answers, expected):
+        return said(True, f"Your function gives the same as ours on {len(cases)} inputs.")
     for hint, mistake in mistakes:
-        if all(same(answer, mistake(*copy.deepcopy(case))) for answer, case in zip(answers, cases)):
+        wrong = [mistake(*copy.deepcopy(case)) for case in cases]
+        if all_same(answers, wrong):
             return said(False, hint)
-    expected, got = right(*cases[wrong[0]]), answers[wrong[0]]
-    sizes = [None if flat(x) is None else len(flat(x)) for x in (expected, got)]
-    if sizes[0] != sizes[1]:
-        return said(False, f"It returns {'no numbers' if sizes[1] is None else f'{sizes[1]} numbers'} where {sizes[0]} are expected: {brief(got)}.")
-    place = next((i for i, (x, y) in enumerate(zip(flat(got), flat(expected))) if not same(float(x), float(y))), 0)
-    return said(False, f"On {len(wrong)} of {len(cases)} inputs it differs: at place {place} {brief(flat(got)[place])} where {brief(flat(expected)[place])} is right.")
+    return said(False, difference(answers, expected))
+
+
+def difference(answers, expected):
+    """Describe the first answer that differs from the expected one."""
+    wrong = [i for i in range(len(answers)) if not same(answers[i], expected[i])]
+    answer = answers[wrong[0]]
+    got = flat(answer)
+    wanted = flat(expected[wrong[0]])
+    if got is None:
+        return f"Your function should return numbers. It returns {brief(answer)}."
+    if len(got) != len(wanted):
+        return (f"The right answer has size {len(wanted)}. "
+                f"Yours has size {len(got)}: {brief(answer)}.")
+    differs = ~close(got, wanted)
+    place = int(differs.int().argmax())                     # the first element that differs
+    where = f"At position {place} it" if len(got) > 1 else "It"
+    return (f"Your function differs on {len(wrong)} of {len(answers)} inputs. "
+            f"{where} gives {got[place]:.4g}. The right value is {wanted[place]:.4g}.")
 
 
 def compare_value(answer, right, mistakes):
-    """The same for an answer that is one number or word; mistakes: pairs (hint, wrong value)."""
+    """The same for an answer that is one number or word. mistakes: pairs (hint, wrong value)."""
     if answer is ...:
-        return said(False, "No answer yet: replace the ... by yours.")
+        return said(False, "There is no answer yet. Replace the ... with yours.")
     if (isinstance(answer, str) and answer == right) or same(answer, right):
         return said(True, f"It is {right}.")
-    return said(False, next((hint for hint, wrong in mistakes if same(answer, wrong)), f"It is not {brief(answer)}."))
+    for hint, wrong in mistakes:
+        if same(answer, wrong):
+            return said(False, hint)
+    return said(False, f"It is not {brief(answer)}.")
 
 
 def episodes(seed, B=4, R=6):
-    """Random (B, R) tensors as in a rollout: logprobs, ref_logprobs, values, advantages, and a ragged mask (B, R)."""
-    g = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, R, (B,), generator=g)
+    """Return random tensors (B, R) as in a rollout, and a ragged mask (B, R).
+
+    The tensors are logprobs, ref_logprobs, values and advantages, all 0 on padding."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, R, (B,), generator=generator)                # (B,)
     lengths[0] = R
-    mask = (torch.arange(R) < lengths[:, None]).float()
-    logprobs, ref_logprobs, values, advantages = (torch.randn(4, B, R, generator=g) * mask).unbind()
+    mask = (torch.arange(R) < lengths[:, None]).float()                     # (B, R)
+    tensors = torch.randn(4, B, R, generator=generator) * mask              # (4, B, R)
+    logprobs, ref_logprobs, values, advantages = tensors.unbind()           # each (B, R)
     return logprobs - 1, ref_logprobs - 1, values, advantages, mask
 
 
 # ---------------------------------------------------------------- 0. the base model
 
-MISTAKES = {}           # exercise -> pairs (hint, a wrong function or value); the tests make sure that each is refused with its hint
+
+def next_token_loss(logits, ids, reduction="mean"):
+    """Cross-entropy of logits (T, V) and ids (T,). Row t predicts token t + 1."""
+    return F.cross_entropy(logits[:-1], ids[1:], reduction=reduction)
+
+
+def mean_probability(logits, ids):
+    """The mean probability of the true next tokens."""
+    return logits[:-1].softmax(-1).gather(1, ids[1:, None]).mean()
+
 
 MISTAKES["next_token_loss"] = [
-    ("Row t of the logits predicts token t + 1: shift the targets by one.", lambda logits, ids: F.cross_entropy(logits, ids)),
-    ("T tokens make T - 1 predictions: divide by T - 1.", lambda logits, ids: F.cross_entropy(logits[:-1], ids[1:], reduction="sum") / len(ids)),
-    ("That is a sum; the loss is the mean over predicted tokens.", lambda logits, ids: F.cross_entropy(logits[:-1], ids[1:], reduction="sum")),
-    ("That is in bits: use the natural logarithm, nats.", lambda logits, ids: F.cross_entropy(logits[:-1], ids[1:]) / math.log(2)),
-    ("That is a mean of probabilities: take their logarithms first, and a minus.", lambda logits, ids: logits[:-1].softmax(-1).gather(1, ids[1:, None]).mean())]
+    ("Row t of the logits predicts token t + 1. Shift the targets by one.",
+     lambda logits, ids: F.cross_entropy(logits, ids)),
+    ("T tokens give T - 1 predictions. Divide by T - 1.",
+     lambda logits, ids: next_token_loss(logits, ids, "sum") / len(ids)),
+    ("This is a sum. The loss is the mean over the predicted tokens.",
+     lambda logits, ids: next_token_loss(logits, ids, "sum")),
+    ("This is in bits. Use the natural logarithm to get nats.",
+     lambda logits, ids: next_token_loss(logits, ids) / math.log(2)),
+    ("This is a mean of probabilities. Take their logarithms first. The loss is minus their mean.",
+     mean_probability),
+]
 
 
 def check_next_token_loss(my_next_token_loss):
-    """my_next_token_loss(logits (T, V), ids (T,)) -> mean nats a predicted token, as in model.corpus_loss."""
-    cases = [(torch.randn(7, 11), torch.randint(11, (7,))) for _ in range(5)]
-    return compare(my_next_token_loss, lambda logits, ids: F.cross_entropy(logits[:-1], ids[1:]), MISTAKES["next_token_loss"], cases)
+    """my_next_token_loss(logits (T, V), ids (T,)) -> mean nats per predicted token.
+
+    The same as in model.corpus_loss."""
+    cases = []
+    for _ in range(5):
+        logits = torch.randn(7, 11)
+        ids = torch.randint(11, (7,))
+        cases.append((logits, ids))
+    return compare(my_next_token_loss, next_token_loss, MISTAKES["next_token_loss"], cases)
 
 
 MISTAKES["perplexity"] = [
-    ("The loss is in nats: the base is e, not 2.", lambda loss: 2 ** loss),
-    ("That is the mean probability of a token; perplexity is its inverse.", lambda loss: math.exp(-loss)),
-    ("That is the loss itself.", lambda loss: loss)]
+    ("The loss is in nats. The base is e, not 2.",
+     lambda loss: 2 ** loss),
+    ("This is the (geometric) mean probability of a token. Perplexity is its inverse.",
+     lambda loss: math.exp(-loss)),
+    ("This is the loss itself. Perplexity is a number of tokens.",
+     lambda loss: loss),
+]
 
 
 def check_perplexity(my_perplexity):
-    """my_perplexity(loss in nats) -> among how many equally likely tokens one would be as unsure."""
-    return compare(my_perplexity, math.exp, MISTAKES["perplexity"], [(x,) for x in (0.7, 1.0, 3.3)])
+    """my_perplexity(loss in nats) -> the number of equally likely tokens with the same loss."""
+    cases = [(0.7,), (1.0,), (3.3,)]
+    return compare(my_perplexity, math.exp, MISTAKES["perplexity"], cases)
 
 
 def pick(probabilities, u):
-    """The token at which the summed probabilities pass u, as in model.generate_batch."""
-    summed = probabilities.cumsum(-1)
-    return int(torch.searchsorted(summed, torch.tensor([u]) * summed[-1])[0])
+    """Return the token at which the cumulative probability passes u, as model.py samples."""
+    cdf = probabilities.cumsum(-1)
+    return int(torch.searchsorted(cdf, torch.tensor([u]) * cdf[-1])[0])
 
 
-def draw(logits, temperature, u):
-    """A token of the script's distribution; <|pad|> is the last id."""
-    return pick(model.distribution(logits, temperature, len(logits) - 1).exp(), u)
+def sample(logits, temperature, u):
+    """Return a token of the script's distribution. <|pad|> is the last id."""
+    logp = model.distribution(logits, temperature, len(logits) - 1)         # (V,)
+    return pick(logp.exp(), u)
 
 
 MISTAKES["sample"] = [
-    ("That takes the likeliest token, whatever u is.", lambda logits, temperature, u: int(logits[:-1].argmax())),
-    ("The temperature divides the logits: a high one makes the distribution flat.", lambda logits, temperature, u: draw(logits, 1 / temperature, u)),
-    ("<|pad|>, the last id, must be impossible: give it the logit -inf.", lambda logits, temperature, u: pick((logits / temperature).softmax(-1), u)),
-    ("The temperature is missing.", lambda logits, temperature, u: draw(logits, 1.0, u))]
+    ("This is always the most likely token. The token should depend on u.",
+     lambda logits, temperature, u: int(logits[:-1].argmax())),
+    ("Divide the logits by the temperature. A high temperature makes the distribution flat.",
+     lambda logits, temperature, u: sample(logits, 1 / temperature, u)),
+    ("<|pad|>, the last id, must be impossible. Set its logit to -inf.",
+     lambda logits, temperature, u: pick((logits / temperature).softmax(-1), u)),
+    ("The temperature is missing.",
+     lambda logits, temperature, u: sample(logits, 1.0, u)),
+]
 
 
 def check_sample(my_sample):
-    """my_sample(logits (V,), temperature, u in [0, 1)) -> id: the first at which the summed probabilities pass u."""
+    """my_sample(logits (V,), temperature, u in [0, 1)) -> id.
+
+    The right id is the first at which the cumulative probability passes u."""
     rng = random.Random(0)
-    cases = [(torch.randn(9) * 2 + torch.eye(9)[8] * 3, t, rng.random()) for t in (0.5, 1.0, 2.0) for _ in range(20)]
-    return compare(my_sample, draw, MISTAKES["sample"], cases)
+    cases = []
+    for temperature in (0.5, 1.0, 2.0):
+        for _ in range(20):
+            logits = torch.randn(9) * 2
+            logits[8] += 3                                  # pad would be likely
+            cases.append((logits, temperature, rng.random()))
+    return compare(my_sample, sample, MISTAKES["sample"], cases)
 
 
 def parameters():
-    """Parameters of the default GPT, and of GPTs counted wrongly: (right, head counted twice, no biases, no positions)."""
+    """Return the number of parameters of the default GPT, and three wrong counts of them.
+
+    Wrong: the last layer counted twice, no biases, no positions."""
     gpt = model.GPT(model.GPTConfig())
-    total = sum(p.numel() for p in gpt.parameters())
-    biases = sum(p.numel() for name, p in gpt.named_parameters() if name.endswith("bias"))
-    return total, total + gpt.lm_head.weight.numel(), total - biases, total - gpt.transformer.wpe.weight.numel()
+    total = 0
+    biases = 0
+    for name, weights in gpt.named_parameters():
+        total += weights.numel()
+        if name.endswith("bias"):
+            biases += weights.numel()
+    head = gpt.lm_head.weight.numel()
+    positions = gpt.transformer.wpe.weight.numel()
+    return total, total + head, total - biases, total - positions
 
 
-MISTAKES["parameters"] = list(zip(("The last layer shares its table with the embedding: count it once.", "The linear layers and the norms have biases, too.",
-                                   "Positions have an embedding, too: block_size rows."), parameters()[1:]))
+_, HEAD_TWICE, NO_BIASES, NO_POSITIONS = parameters()
+MISTAKES["parameters"] = [
+    ("The last layer shares its weights with the token embedding. Count them once.", HEAD_TWICE),
+    ("The linear layers and the layer norms have biases, too.", NO_BIASES),
+    ("Positions have an embedding, too. It has block_size rows.", NO_POSITIONS),
+]
 
 
 def check_parameters(number):
     """The number of parameters of GPT(GPTConfig()), worked out from its shapes."""
-    return compare_value(number, parameters()[0], MISTAKES["parameters"])
+    total, _, _, _ = parameters()
+    return compare_value(number, total, MISTAKES["parameters"])
 
 
 # ---------------------------------------------------------------- 1. supervised fine-tuning
 
 
 def mask_of(prompt_length, length, T):
-    """What sft.sft_batch makes of a prompt and a response in a row of T tokens: T - 1 zeros and ones."""
-    others = [([0] * prompt_length, [0] * (T - prompt_length))]         # a longer neighbour sets the width
-    return sft.sft_batch([([0] * prompt_length, [0] * (length - prompt_length)), *others], 0)[1][0].tolist()
+    """Return sft.sft_batch's mask of one pair in a row of T tokens: T - 1 zeros and ones."""
+    prompt = [0] * prompt_length
+    response = [0] * (length - prompt_length)
+    longer = [0] * (T - prompt_length)                      # a second pair that sets the width
+    _, mask = sft.sft_batch([(prompt, response), (prompt, longer)], 0)      # (2, T - 1)
+    return mask[0].tolist()
 
 
 MISTAKES["mask"] = [
-    ("The first response token is missing. Target t is token t + 1, so the mask begins at prompt_length - 1.", lambda p, n, T: mask_of(p + 1, n, T)),
-    ("The last response token, end-of-text, must be learnt, or responses never stop.", lambda p, n, T: mask_of(p, n - 1, T)),
-    ("The prompt is given, not predicted: 0 there.", lambda p, n, T: [float(t < n) for t in range(1, T)]),
-    ("Padding behind the response is not learnt: 0 there.", lambda p, n, T: [float(t >= p) for t in range(1, T)])]
+    ("The first response token is missing. Target t is token t + 1. The mask starts at "
+     "prompt_length - 1.",
+     lambda prompt_length, length, T: mask_of(prompt_length + 1, length, T)),
+    ("The last response token is missing. It is end-of-text. Without it, the model never learns "
+     "to stop.",
+     lambda prompt_length, length, T: mask_of(prompt_length, length - 1, T)),
+    ("The prompt is given, not predicted. The mask is 0 there.",
+     lambda prompt_length, length, T: [float(t < length) for t in range(1, T)]),
+    ("The padding after the response is not learned. The mask is 0 there.",
+     lambda prompt_length, length, T: [float(t >= prompt_length) for t in range(1, T)]),
+]
 
 
 def check_mask(my_mask):
-    """my_mask(prompt_length, length of prompt and response, T) -> T - 1 zeros and ones, as in sft.sft_batch."""
-    return compare(my_mask, mask_of, MISTAKES["mask"], [(3, 6, 9), (1, 4, 7), (5, 8, 12)])
+    """my_mask(prompt_length, length, T) -> T - 1 zeros and ones, as in sft.sft_batch.
+
+    length is that of prompt and response together."""
+    cases = [(3, 6, 9), (1, 4, 7), (5, 8, 12)]
+    return compare(my_mask, mask_of, MISTAKES["mask"], cases)
 
 
 def token_losses(logits, idx):
     """Cross-entropy of each target: logits (B, T - 1, V), idx (B, T) -> (B, T - 1)."""
-    return F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten(), reduction="none").view(idx.shape[0], -1)
+    targets = idx[:, 1:].flatten()                                          # (B * (T - 1),)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
+    return losses.view(idx.shape[0], -1)
+
+
+def summed_loss(logits, idx, mask):
+    """The sum over response tokens."""
+    return (token_losses(logits, idx) * mask).sum()
+
+
+def loss_per_response(logits, idx, mask):
+    """The mean over responses of each response's mean loss."""
+    losses = token_losses(logits, idx) * mask                               # (B, T - 1)
+    return (losses.sum(1) / mask.sum(1)).mean()
+
+
+def masked_loss(logits, idx, mask):
+    """sft.sft_loss with given logits in place of a model."""
+    return sft.sft_loss(lambda _, select: logits[select], idx, mask)
 
 
 MISTAKES["masked_loss"] = [
-    ("That is a mean over all targets: divide by the number of response tokens.", lambda logits, idx, mask: (token_losses(logits, idx) * mask).mean()),
-    ("That weighs short responses like long ones; our loss is a mean over tokens, not over responses.",
-     lambda logits, idx, mask: ((token_losses(logits, idx) * mask).sum(1) / mask.sum(1)).mean()),
-    ("That is a sum: divide by the number of response tokens.", lambda logits, idx, mask: (token_losses(logits, idx) * mask).sum()),
-    ("The sign is wrong: a loss falls when the response becomes likelier.", lambda logits, idx, mask: -(token_losses(logits, idx) * mask).sum() / mask.sum()),
-    ("The mask is missing: the prompt is learnt too.", lambda logits, idx, mask: token_losses(logits, idx).mean())]
+    ("This is a mean over all targets. Divide by the number of response tokens.",
+     lambda logits, idx, mask: (token_losses(logits, idx) * mask).mean()),
+    ("This gives short and long responses the same weight. Take the mean over tokens, not over "
+     "responses.",
+     loss_per_response),
+    ("This is a sum. Divide by the number of response tokens.",
+     summed_loss),
+    ("The sign is wrong. The loss falls when the response becomes more likely.",
+     lambda logits, idx, mask: -summed_loss(logits, idx, mask) / mask.sum()),
+    ("The mask is missing. The model would learn the prompt, too.",
+     lambda logits, idx, mask: token_losses(logits, idx).mean()),
+]
 
 
 def check_masked_loss(my_masked_loss):
-    """my_masked_loss(logits (B, T - 1, V), idx (B, T), mask (B, T - 1)) -> scalar, as in sft.sft_loss."""
+    """my_masked_loss(logits (B, T - 1, V), idx (B, T), mask (B, T - 1)) -> scalar.
+
+    The same as sft.sft_loss."""
     cases = []
     for seed in range(5):
-        mask = episodes(seed)[-1]
-        cases.append((torch.randn(4, 6, 11), torch.randint(11, (4, 7)), mask))
-    return compare(my_masked_loss, lambda logits, idx, mask: sft.sft_loss(lambda _, wanted: logits[wanted], idx, mask), MISTAKES["masked_loss"], cases)
+        _, _, _, _, mask = episodes(seed)
+        logits = torch.randn(4, 6, 11)
+        idx = torch.randint(11, (4, 7))
+        cases.append((logits, idx, mask))
+    return compare(my_masked_loss, masked_loss, MISTAKES["masked_loss"], cases)
+
+
+def cosine_to_zero(step, steps, peak):
+    """Half a cosine that ends at 0."""
+    return peak * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def full_cosine(step, steps, peak):
+    """A whole period, which returns to the peak."""
+    return peak * (0.1 + 0.45 * (1 + math.cos(2 * math.pi * step / steps)))
 
 
 MISTAKES["cosine"] = [
-    ("It must end at a tenth of the peak, not at 0.", lambda step, steps, peak: peak * 0.5 * (1 + math.cos(math.pi * step / steps))),
-    ("That is a straight line; a cosine falls slowly at first and at the end.", lambda step, steps, peak: peak * (1 - 0.9 * step / steps)),
-    ("That turns round and comes back: half a period, from 0 to pi, is enough.", lambda step, steps, peak: peak * (0.1 + 0.45 * (1 + math.cos(2 * math.pi * step / steps))))]
+    ("It must end at a tenth of the peak, not at 0.",
+     cosine_to_zero),
+    ("This is a straight line. A cosine falls slowly at the start and at the end.",
+     lambda step, steps, peak: peak * (1 - 0.9 * step / steps)),
+    ("This falls and then rises again. Use half a period, from 0 to pi.",
+     full_cosine),
+]
 
 
 def check_cosine(my_cosine):
-    """my_cosine(step, steps, peak) -> learning rate: half a cosine from the peak to a tenth of it, as model.cosine without warm-up."""
-    return compare(my_cosine, model.cosine, MISTAKES["cosine"], [(step, 80, 0.01) for step in (0, 10, 40, 60, 80)])
+    """my_cosine(step, steps, peak) -> learning rate, as data.training.cosine without warm-up.
+
+    Half a cosine, from the peak to a tenth of it."""
+    cases = [(0, 80, 0.01), (10, 80, 0.01), (40, 80, 0.01), (60, 80, 0.01), (80, 80, 0.01)]
+    return compare(my_cosine, training.cosine, MISTAKES["cosine"], cases)
 
 
-MISTAKES["epoch"] = [("That epoch has the lowest validation loss. The paper does not pick by it (C.1): which column measures what people prefer?", "loss"),
-                     ("That is the last one: trained longest, but is it preferred most?", "last"),
-                     ("That epoch's samples are the best in truth, by the gold judge; but nobody who trains a model can see that.", "gold")]
+MISTAKES["epoch"] = [
+    ("This epoch has the lowest validation loss. The paper does not choose by it (C.1). Which "
+     "column measures what people prefer?",
+     "loss"),
+    ("This is the last epoch. It was trained longest. Is it also preferred most?",
+     "last"),
+    ("This epoch is the best according to the gold judge. In practice nobody can see that column.",
+     "gold"),
+]
 
 
 def check_epoch(epoch, table):
-    """Which epoch becomes the SFT baseline? table: recorded rows of epoch, valid_loss, score, gold."""
-    picks = {"loss": min(table, key=lambda row: row["valid_loss"])["epoch"], "last": table[-1]["epoch"], "gold": max(table, key=lambda row: row["gold"])["epoch"]}
-    return compare_value(epoch, max(table, key=lambda row: row["score"])["epoch"], [(hint, picks[pick]) for hint, pick in MISTAKES["epoch"]])
+    """The epoch that becomes the SFT baseline. table: rows of epoch, valid_loss, score, gold."""
+    wrong = {
+        "loss": min(table, key=lambda row: row["valid_loss"]),
+        "last": table[-1],
+        "gold": max(table, key=lambda row: row["gold"]),
+    }
+    right = max(table, key=lambda row: row["score"])
+    mistakes = []
+    for hint, name in MISTAKES["epoch"]:
+        mistakes.append((hint, wrong[name]["epoch"]))
+    return compare_value(epoch, right["epoch"], mistakes)
 
 
 # ---------------------------------------------------------------- 2. the reward model
 
+
+def preference(a, b):
+    """The Bradley-Terry probability that the response with score a is preferred."""
+    return 1 / (1 + math.exp(b - a))
+
+
 MISTAKES["preference"] = [
-    ("Turned round: the better a, the higher the chance of a.", lambda a, b: 1 / (1 + math.exp(a - b))),
-    ("Scores may be negative: take the sigmoid of their difference, not a share of their sum.", lambda a, b: a / (a + b)),
-    ("That is the difference; a probability lies between 0 and 1.", lambda a, b: a - b)]
+    ("This is the chance of b. The higher the score of a, the higher the chance of a.",
+     lambda a, b: preference(b, a)),
+    ("This is a share of the sum, but scores can be negative. Take the sigmoid of their "
+     "difference.",
+     lambda a, b: a / (a + b)),
+    ("This is the difference of the scores. A probability lies between 0 and 1.",
+     lambda a, b: a - b),
+]
 
 
 def check_preference(my_preference):
     """my_preference(score a, score b) -> the chance that a is preferred to b (Bradley-Terry)."""
-    return compare(my_preference, lambda a, b: 1 / (1 + math.exp(b - a)), MISTAKES["preference"], [(1.0, 0.5), (-0.3, 2.0), (3.0, 2.5), (0.7, 0.4)])
+    cases = [(1.0, 0.5), (-0.3, 2.0), (3.0, 2.5), (0.7, 0.4)]
+    return compare(my_preference, preference, MISTAKES["preference"], cases)
+
+
+def pairs_where(ranks, wanted):
+    """Return all pairs (i, j) of different responses with wanted(rank of i, rank of j)."""
+    pairs = []
+    for i, a in enumerate(ranks):
+        for j, b in enumerate(ranks):
+            if i != j and wanted(a, b):
+                pairs.append((i, j))
+    return pairs
 
 
 def pairs_of(ranks):
-    """(i, j) for all responses i ranked better than j; 1 is best, ties make no pair."""
-    return [(i, j) for i, a in enumerate(ranks) for j, b in enumerate(ranks) if a < b]
+    """Return (i, j) for all responses i that rank above j. 1 is best, and ties make no pair."""
+    return pairs_where(ranks, lambda a, b: a < b)
 
 
 MISTAKES["pairs"] = [
-    ("Turned round: rank 1 is the best.", lambda ranks: sorted((j, i) for i, j in pairs_of(ranks))),
-    ("Ties are dropped: equal ranks say nothing about who is better.", lambda ranks: [(i, j) for i, a in enumerate(ranks) for j, b in enumerate(ranks) if i != j and a <= b]),
-    ("Count from 0.", lambda ranks: [(i + 1, j + 1) for i, j in pairs_of(ranks)]),
-    ("Only neighbours in rank: but the best is also better than the third. All pairs count.", lambda ranks: [(i, j) for i, j in pairs_of(ranks) if ranks[j] - ranks[i] == 1])]
+    ("The pairs are the wrong way round. Rank 1 is the best.",
+     lambda ranks: sorted(pairs_where(ranks, lambda a, b: a > b))),
+    ("Leave out ties. Equal ranks do not say which response is better.",
+     lambda ranks: pairs_where(ranks, lambda a, b: a <= b)),
+    ("Count the responses from 0.",
+     lambda ranks: [(i + 1, j + 1) for i, j in pairs_of(ranks)]),
+    ("These are only neighbours in rank. The best response also beats the third. Take all pairs.",
+     lambda ranks: pairs_where(ranks, lambda a, b: b - a == 1)),
+]
 
 
 def check_pairs(my_pairs):
     """my_pairs(ranks) -> a list of (i, j), response i ranked better than j."""
     def ordered(ranks):
         pairs = my_pairs(ranks)
-        return pairs if pairs is None else sorted(tuple(map(int, pair)) for pair in pairs)
-    return compare(ordered, pairs_of, MISTAKES["pairs"], [([2, 1, 3, 2],), ([1, 2, 3, 4],), ([3, 1, 1, 2, 4],)])
+        if pairs is None:
+            return None
+        return sorted(tuple(map(int, pair)) for pair in pairs)
+
+    cases = [([2, 1, 3, 2],), ([1, 2, 3, 4],), ([3, 1, 1, 2, 4],)]
+    return compare(ordered, pairs_of, MISTAKES["pairs"], cases)
 
 
 def equation_1(scores, ranks):
     """reward.ranking_loss for one prompt: scores (K,), ranks a list of K."""
-    ranks = torch.tensor(ranks)
-    return reward.ranking_loss(scores[None], (ranks[:, None] < ranks[None, :]).float()[None])
+    ranks = torch.tensor(ranks)                                             # (K,)
+    preferred = (ranks[:, None] < ranks[None, :]).float()                   # (K, K)
+    return reward.ranking_loss(scores[None], preferred[None])
 
 
-def mean_over(scores, ranks, term):
-    """The mean of term(margin) over the pairs of a ranking."""
-    return sum(term(scores[i] - scores[j]) for i, j in pairs_of(ranks)) / len(pairs_of(ranks))
+def summed_equation_1(scores, ranks):
+    """The sum over pairs."""
+    return equation_1(scores, ranks) * len(pairs_of(ranks))
+
+
+def mean_wrong_chance(scores, ranks):
+    """The mean over pairs of one minus the probability of the labeler's order."""
+    pairs = pairs_of(ranks)
+    return sum(1 - torch.sigmoid(scores[i] - scores[j]) for i, j in pairs) / len(pairs)
 
 
 MISTAKES["ranking_loss"] = [
-    ("That is a sum: divide by the number of pairs.", lambda scores, ranks: equation_1(scores, ranks) * len(pairs_of(ranks))),
-    ("The margins are turned round: the better response's score comes first.", lambda scores, ranks: equation_1(-scores, ranks)),
-    ("The sign is wrong: a log-probability is negative, a loss is not.", lambda scores, ranks: -equation_1(scores, ranks)),
-    ("Divide by the pairs that are left, not by C(K, 2): ties have been dropped.",
-     lambda scores, ranks: equation_1(scores, ranks) * len(pairs_of(ranks)) / math.comb(len(ranks), 2)),
-    ("That is one minus a probability; the loss is minus its logarithm.", lambda scores, ranks: mean_over(scores, ranks, lambda m: 1 - torch.sigmoid(m)))]
+    ("This is a sum. Divide by the number of pairs.",
+     summed_equation_1),
+    ("The differences are the wrong way round. Take the better response's score minus the other.",
+     lambda scores, ranks: equation_1(-scores, ranks)),
+    ("The sign is wrong. The loss is minus a log-probability, so it is positive.",
+     lambda scores, ranks: -equation_1(scores, ranks)),
+    ("Ties are left out, so there are fewer than C(K, 2) pairs. Divide by the number of pairs "
+     "that remain.",
+     lambda scores, ranks: summed_equation_1(scores, ranks) / math.comb(len(ranks), 2)),
+    ("This is one minus a probability. The loss is minus the logarithm of the probability.",
+     mean_wrong_chance),
+]
 
 
 def check_ranking_loss(my_ranking_loss):
-    """my_ranking_loss(scores (K,), ranks, a list of K) -> equation 1 for one prompt, as in reward.ranking_loss."""
-    return compare(my_ranking_loss, equation_1, MISTAKES["ranking_loss"], [(torch.randn(4), [2, 1, 3, 2]), (torch.randn(4), [1, 2, 3, 4]), (torch.randn(5), [3, 1, 1, 2, 4])])
+    """my_ranking_loss(scores (K,), ranks, a list of K) -> equation 1 for one prompt.
+
+    The same as reward.ranking_loss."""
+    cases = []
+    for ranks in ([2, 1, 3, 2], [1, 2, 3, 4], [3, 1, 1, 2, 4]):
+        cases.append((torch.randn(len(ranks)), ranks))
+    return compare(my_ranking_loss, equation_1, MISTAKES["ranking_loss"], cases)
 
 
 MISTAKES["bias"] = [
-    ("With that their mean would double: the bias is added to every score, so it needs a minus.", lambda scores: sum(scores) / len(scores)),
-    ("That puts the best demonstration at 0; the paper puts their mean there.", lambda scores: -max(scores)),
-    ("That is minus the sum, not minus the mean.", lambda scores: -sum(scores))]
+    ("With this bias the mean doubles. The bias is added to every score, so it needs a minus "
+     "sign.",
+     lambda scores: sum(scores) / len(scores)),
+    ("This puts the best demonstration at 0. The paper puts the mean at 0.",
+     lambda scores: -max(scores)),
+    ("This is minus the sum. Take minus the mean.",
+     lambda scores: -sum(scores)),
+]
 
 
 def check_bias(my_bias):
-    """my_bias(scores of demonstrations) -> what to add to every score so that theirs are 0 on average, as in reward.centre."""
+    """my_bias(scores of demonstrations) -> what to add to every score, as in reward.centre.
+
+    With it, the demonstrations score 0 on average."""
     rng = random.Random(0)
-    return compare(my_bias, lambda scores: -sum(scores) / len(scores), MISTAKES["bias"], [([rng.gauss(1, 1) for _ in range(8)],) for _ in range(3)])
+    cases = []
+    for _ in range(3):
+        scores = [rng.gauss(1, 1) for _ in range(8)]
+        cases.append((scores,))
+    return compare(
+        my_bias, lambda scores: -sum(scores) / len(scores), MISTAKES["bias"], cases)
 
 
 # ---------------------------------------------------------------- 3. PPO
 
 
-def score_at_end(scores, mask, last):
-    """(B, R): the score in column `last` of each row, 0 elsewhere."""
-    return torch.zeros_like(mask).scatter(1, last[:, None], scores[:, None])
+def score_in_column(scores, mask, place):
+    """Return (B, R): the score in one column of each row, 0 elsewhere. place: (B,)."""
+    return torch.zeros_like(mask).scatter(1, place[:, None], scores[:, None])
+
+
+def reward_with_turned_kl(scores, logprobs, ref_logprobs, mask, beta):
+    """Pays for a drift away from the reference."""
+    return ppo.token_rewards(scores, ref_logprobs, logprobs, mask, beta)
+
+
+def reward_on_every_token(scores, logprobs, ref_logprobs, mask, beta):
+    """Pays the score on every token."""
+    return (-beta * (logprobs - ref_logprobs) + scores[:, None]) * mask
+
+
+def reward_in_last_column(scores, logprobs, ref_logprobs, mask, beta):
+    """Pays the score at the end of the padding."""
+    last = torch.full((len(scores),), mask.shape[1] - 1)
+    return -beta * (logprobs - ref_logprobs) * mask + score_in_column(scores, mask, last)
+
+
+def reward_without_beta(scores, logprobs, ref_logprobs, mask, beta):
+    """The KL penalty with beta 1."""
+    return ppo.token_rewards(scores, logprobs, ref_logprobs, mask, 1.0)
+
+
+def reward_on_padding(scores, logprobs, ref_logprobs, mask, beta):
+    """The KL penalty without the mask."""
+    last = mask.sum(1).long() - 1
+    return -beta * (logprobs - ref_logprobs) + score_in_column(scores, mask, last)
 
 
 MISTAKES["token_rewards"] = [
-    ("The KL has the wrong sign: drifting away from the reference costs.", lambda s, lp, ref, mask, beta: ppo.token_rewards(s, ref, lp, mask, beta)),
-    ("The score is paid once, on the last response token, not on every token.", lambda s, lp, ref, mask, beta: (-beta * (lp - ref) + s[:, None]) * mask),
-    ("The score went to the last column; short responses end earlier: look at the mask.",
-     lambda s, lp, ref, mask, beta: -beta * (lp - ref) * mask + score_at_end(s, mask, torch.full((len(s),), mask.shape[1] - 1))),
-    ("beta is missing.", lambda s, lp, ref, mask, beta: ppo.token_rewards(s, lp, ref, mask, 1.0)),
-    ("Padding gets a reward: multiply the KL by the mask.", lambda s, lp, ref, mask, beta: -beta * (lp - ref) + score_at_end(s, mask, mask.sum(1).long() - 1))]
+    ("The KL term has the wrong sign. Moving away from the reference costs reward.",
+     reward_with_turned_kl),
+    ("The score is paid once, on the last response token. Here every token gets it.",
+     reward_on_every_token),
+    ("The score is in the last column. Short responses end earlier. The mask tells you where.",
+     reward_in_last_column),
+    ("beta is missing.",
+     reward_without_beta),
+    ("Padding gets a reward. Multiply the KL term by the mask.",
+     reward_on_padding),
+]
 
 
 def check_token_rewards(my_token_rewards):
-    """my_token_rewards(scores (B,), logprobs, ref_logprobs, mask (B, R), beta) -> (B, R), as ppo.token_rewards."""
+    """my_token_rewards(scores (B,), logprobs, ref_logprobs, mask (B, R), beta) -> (B, R).
+
+    The same as ppo.token_rewards."""
     cases = []
     for seed in range(5):
         logprobs, ref_logprobs, values, _, mask = episodes(seed)
+        # On padding, logprobs and ref_logprobs differ by 0.1: forgetting the mask shows.
         cases.append((values[:, 0], logprobs + 0.1, ref_logprobs, mask, 0.2))
     return compare(my_token_rewards, ppo.token_rewards, MISTAKES["token_rewards"], cases)
 
 
+def advantages(rewards, values, mask, lam):
+    """ppo.gae's advantages with discount 1."""
+    return ppo.gae(rewards, values, mask, 1.0, lam)[0]
+
+
 def gae_with_later_values(rewards, values, mask, lam):
-    """GAE without resetting at the end of a response: padding is treated as more tokens."""
-    advantages, following = torch.zeros_like(rewards), torch.zeros(len(rewards))
+    """GAE that does not stop at the end of a response: padding counts as further tokens."""
+    result = torch.zeros_like(rewards)                                      # (B, R)
+    next_advantage = torch.zeros(len(rewards))                              # (B,)
     for t in reversed(range(rewards.shape[1])):
-        next_value = values[:, t + 1] if t + 1 < rewards.shape[1] else values[:, t]
-        following = rewards[:, t] + next_value - values[:, t] + lam * following
-        advantages[:, t] = following
-    return advantages
+        next_t = min(t + 1, rewards.shape[1] - 1)
+        delta = rewards[:, t] + values[:, next_t] - values[:, t]            # (B,)
+        next_advantage = delta + lam * next_advantage                       # (B,)
+        result[:, t] = next_advantage
+    return result
+
+
+def returns(rewards, values, mask, lam):
+    """ppo.gae's returns."""
+    return ppo.gae(rewards, values, mask, 1.0, lam)[1]
 
 
 MISTAKES["gae"] = [
-    ("lambda is missing: what comes later counts lam times less with every token.", lambda r, v, mask, lam: ppo.gae(r, v, mask, 1.0, 1.0)[0]),
-    ("Only one step: A_t = delta_t + lam A_(t+1), from the last token backwards.", lambda r, v, mask, lam: ppo.gae(r, v, mask, 1.0, 0.0)[0]),
-    ("Those are the returns; the advantage is the return less the value.", lambda r, v, mask, lam: ppo.gae(r, v, mask, 1.0, lam)[1]),
-    ("After the last token the value is 0: the episode is over.", gae_with_later_values),
-    ("The values are missing from delta: r_t + V_(t+1) - V_t.", lambda r, v, mask, lam: ppo.gae(r, torch.zeros_like(v), mask, 1.0, lam)[0])]
+    ("lambda is missing. Each further token counts lambda times less.",
+     lambda rewards, values, mask, lam: advantages(rewards, values, mask, 1.0)),
+    ("This is only delta_t. A_t = delta_t + lam A_(t+1). Start at the last token.",
+     lambda rewards, values, mask, lam: advantages(rewards, values, mask, 0.0)),
+    ("These are the returns. The advantage is the return minus the value.",
+     returns),
+    ("After the last token the episode is over. The next value is 0 there.",
+     gae_with_later_values),
+    ("The values are missing. delta_t = r_t + V_(t+1) - V_t.",
+     lambda rewards, values, mask, lam: (
+         advantages(rewards, torch.zeros_like(values), mask, lam))),
+]
 
 
 def check_gae(my_gae):
-    """my_gae(rewards, values, mask (B, R), lam) -> advantages (B, R), as ppo.gae with discount 1."""
+    """my_gae(rewards, values, mask (B, R), lam) -> advantages (B, R).
+
+    The same as ppo.gae with discount 1."""
     cases = []
     for seed in range(5):
         _, _, values, rewards, mask = episodes(seed)
-        cases.append((rewards + 2 * (1 - mask), values + (1 - mask), mask, 0.9))   # padding holds anything, and its delta is not 0
-    return compare(my_gae, lambda r, v, mask, lam: ppo.gae(r, v, mask, 1.0, lam)[0], MISTAKES["gae"], cases)
+        padding = 1 - mask
+        # Padding holds other numbers than 0, and its delta is not 0.
+        cases.append((rewards + 2 * padding, values + padding, mask, 0.9))
+    return compare(my_gae, advantages, MISTAKES["gae"], cases)
 
 
 def surrogate(logprobs, old, advantages, mask, clip, choose=torch.maximum, mean=ppo.masked_mean):
-    """PPO's loss, with the parts that are easily taken wrong as arguments."""
-    ratio = (logprobs - old).exp()
-    return mean(choose(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)), mask)
+    """PPO's loss. `choose` and `mean` are arguments because they are easy to get wrong."""
+    ratio = (logprobs - old).exp()                                          # (B, R)
+    unclipped = -advantages * ratio                                         # (B, R)
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)                 # (B, R)
+    return mean(choose(unclipped, clipped), mask)
+
+
+def mean_with_padding(x, mask):
+    """The mean over all (B, R) entries."""
+    return (x * mask).mean()
 
 
 MISTAKES["policy_loss"] = [
-    ("With losses the larger one counts; the smaller is for the objective, before the minus.", lambda *x: surrogate(*x, choose=torch.minimum)),
-    ("The ratio is pi / pi_old: exp of new minus old.", lambda lp, old, *x: surrogate(old, lp, *x)),
-    ("Always clipped: a step in the bad direction would get no gradient to come back.", lambda *x: surrogate(*x, choose=lambda free, clipped: clipped)),
-    ("Never clipped: take the larger of both losses.", lambda *x: surrogate(*x, choose=lambda free, clipped: free)),
-    ("The mean runs over padding, too: divide by the number of response tokens.", lambda *x: surrogate(*x, mean=lambda x, mask: (x * mask).mean())),
-    ("The sign is wrong: the loss falls when good tokens become likelier.", lambda *x: -surrogate(*x))]
+    ("Take the larger of the two losses. The smaller one is right for the objective, before the "
+     "minus sign.",
+     lambda *case: surrogate(*case, choose=torch.minimum)),
+    ("The ratio is pi / pi_old. It is exp(new - old).",
+     lambda logprobs, old, *rest: surrogate(old, logprobs, *rest)),
+    ("This always takes the clipped loss. A step in the bad direction then gets no gradient. Take "
+     "the larger of both losses.",
+     lambda *case: surrogate(*case, choose=lambda unclipped, clipped: clipped)),
+    ("This never clips. Take the larger of both losses.",
+     lambda *case: surrogate(*case, choose=lambda unclipped, clipped: unclipped)),
+    ("The mean includes padding. Divide by the number of response tokens.",
+     lambda *case: surrogate(*case, mean=mean_with_padding)),
+    ("The sign is wrong. The loss falls when good tokens become more likely.",
+     lambda *case: -surrogate(*case)),
+]
 
 
 def check_policy_loss(my_policy_loss):
-    """my_policy_loss(logprobs, old_logprobs, advantages, mask (B, R), clip) -> scalar, as the first result of ppo.policy_loss."""
+    """my_policy_loss(logprobs, old_logprobs, advantages, mask (B, R), clip) -> scalar.
+
+    The same as the first result of ppo.policy_loss."""
+    def right(*case):
+        loss, _ = ppo.policy_loss(*case)
+        return loss
+
     cases = []
     for seed in range(5):
         logprobs, old, _, advantages, mask = episodes(seed)
-        cases.append((old + 0.3 * (logprobs - old), old, advantages + (1 - mask), mask, 0.2))
-    return compare(my_policy_loss, lambda *x: ppo.policy_loss(*x)[0], MISTAKES["policy_loss"], cases)
+        logprobs = old + 0.3 * (logprobs - old)             # some ratios are clipped, some not
+        cases.append((logprobs, old, advantages + (1 - mask), mask, 0.2))
+    return compare(my_policy_loss, right, MISTAKES["policy_loss"], cases)
+
+
+def k1(logprobs, ref_logprobs):
+    """Schulman's first estimate of the KL."""
+    return logprobs - ref_logprobs
+
+
+def k3(logprobs, ref_logprobs):
+    """ppo.kl_estimates' second result."""
+    return ppo.kl_estimates(logprobs, ref_logprobs)[1]
 
 
 MISTAKES["k3"] = [
-    ("That is k1: unbiased, but often negative.", lambda lp, ref: lp - ref),
-    ("That is k2, half the square: never negative, but biased.", lambda lp, ref: (lp - ref) ** 2 / 2),
-    ("Turned round: samples come from pi, so the log ratio is log pi - log pi_ref, and k3 = exp(-k1) - 1 + k1.", lambda lp, ref: (lp - ref).exp() - 1 - (lp - ref)),
-    ("The last term has the wrong sign.", lambda lp, ref: (ref - lp).exp() - 1 - (lp - ref))]
+    ("This is k1. It is unbiased, but often negative.",
+     k1),
+    ("This is k2, half the square. It is never negative, but biased.",
+     lambda logprobs, ref_logprobs: k1(logprobs, ref_logprobs) ** 2 / 2),
+    ("The two are the wrong way round. The samples come from pi, so k1 = log pi - log pi_ref. "
+     "k3 = exp(-k1) - 1 + k1.",
+     lambda logprobs, ref_logprobs: k3(ref_logprobs, logprobs)),
+    ("The last term has the wrong sign.",
+     lambda logprobs, ref_logprobs: (
+         (ref_logprobs - logprobs).exp() - 1 - k1(logprobs, ref_logprobs))),
+]
 
 
 def check_k3(my_k3):
-    """my_k3(logprobs, ref_logprobs (B, R)) -> (B, R), Schulman's estimate of KL(pi || pi_ref), as in ppo.kl_estimates."""
-    return compare(my_k3, lambda lp, ref: ppo.kl_estimates(lp, ref)[1], MISTAKES["k3"], [episodes(seed)[:2] for seed in range(5)])
+    """my_k3(logprobs, ref_logprobs (B, R)) -> (B, R), as in ppo.kl_estimates.
+
+    Schulman's third estimate of KL(pi || pi_ref)."""
+    cases = [episodes(seed)[:2] for seed in range(5)]
+    return compare(my_k3, k3, MISTAKES["k3"], cases)
 
 
 # ---------------------------------------------------------------- 4. what the paper found
 
 
 def wider(votes, times):
-    """labeler.mean_and_error with another width."""
+    """labeler.mean_and_error with an interval that is `times` as wide."""
     mean, error = labeler.mean_and_error(votes)
     return mean, error * times
 
 
+def ties_lose(votes):
+    """The win rate if a tie counts as a loss."""
+    return labeler.mean_and_error([float(vote == 1) for vote in votes])
+
+
+def ties_left_out(votes):
+    """The win rate without the ties."""
+    return labeler.mean_and_error([vote for vote in votes if vote != 0.5])
+
+
+def binomial(votes):
+    """The interval of votes that are all 0 or 1."""
+    mean = judge.mean_ignoring_none(votes)
+    return mean, 1.96 * (mean * (1 - mean) / len(votes)) ** 0.5
+
+
 MISTAKES["win_rate"] = [
-    ("A tie counts as half a win: 0.5.", lambda votes: labeler.mean_and_error([float(v == 1) for v in votes])),
-    ("Ties stay in, as half a win.", lambda votes: labeler.mean_and_error([v for v in votes if v != 0.5])),
-    ("That is the spread of single votes; a mean of n of them is sqrt(n) times surer.", lambda votes: wider(votes, len(votes) ** 0.5)),
-    ("That is one standard error; 95 % takes 1.96 of them.", lambda votes: wider(votes, 1 / 1.96)),
-    ("Divide the squares by n - 1, not n: the mean itself was fitted to these votes.", lambda votes: wider(votes, ((len(votes) - 1) / len(votes)) ** 0.5)),
-    ("p (1 - p) is the spread of votes that are 0 or 1; with ties there is less. Take the votes' own deviation.",
-     lambda votes: (p := judge.mean_ignoring_none(votes), 1.96 * (p * (1 - p) / len(votes)) ** 0.5))]
+    ("A tie counts as half a win, 0.5.",
+     ties_lose),
+    ("Keep the ties. Each counts as half a win.",
+     ties_left_out),
+    ("This is the spread of single votes. The error of their mean is smaller by sqrt(n).",
+     lambda votes: wider(votes, len(votes) ** 0.5)),
+    ("This is one standard error. A 95 % interval takes 1.96 of them.",
+     lambda votes: wider(votes, 1 / 1.96)),
+    ("Divide the sum of squares by n - 1, not n. The mean was computed from the same votes.",
+     lambda votes: wider(votes, ((len(votes) - 1) / len(votes)) ** 0.5)),
+    ("p (1 - p) is the variance of votes that are 0 or 1. Ties make it smaller. Use the standard "
+     "deviation of the votes.",
+     binomial),
+]
 
 
 def check_win_rate(my_win_rate):
-    """my_win_rate(votes, each 1, 0.5 or 0) -> (mean, half the width of the 95 % interval), as labeler.mean_and_error."""
+    """my_win_rate(votes, each 1, 0.5 or 0) -> (mean, half the width of the 95 % interval).
+
+    The same as labeler.mean_and_error."""
     rng = random.Random(0)
-    return compare(my_win_rate, labeler.mean_and_error, MISTAKES["win_rate"], [([rng.choice([0.0, 0.5, 1.0, 1.0]) for _ in range(n)],) for n in (20, 50, 200)])
+    cases = []
+    for n in (20, 50, 200):
+        votes = [rng.choice([0.0, 0.5, 1.0, 1.0]) for _ in range(n)]
+        cases.append((votes,))
+    return compare(my_win_rate, labeler.mean_and_error, MISTAKES["win_rate"], cases)
+
+
+def gap_closed(sft, ours):
+    """The share of the gap between SFT and a perfect answerer that is closed."""
+    return (ours - sft) / (1 - sft)
 
 
 MISTAKES["gap_closed"] = [
-    ("That is the gain; how large could it have been?", lambda sft, ours: ours - sft),
-    ("Relative to what SFT reaches; the gap is what SFT lacks.", lambda sft, ours: (ours - sft) / sft),
-    ("That is the share of a perfect answerer's utility, without a look at SFT.", lambda sft, ours: ours),
-    ("That is the share that is left.", lambda sft, ours: (1 - ours) / (1 - sft))]
+    ("This is the gain. Divide it by the largest possible gain.",
+     lambda sft, ours: ours - sft),
+    ("This is the gain relative to SFT's utility. Divide by what SFT lacks.",
+     lambda sft, ours: (ours - sft) / sft),
+    ("This is our utility. It ignores where SFT stands.",
+     lambda sft, ours: ours),
+    ("This is the share of the gap that remains.",
+     lambda sft, ours: (1 - ours) / (1 - sft)),
+]
 
 
 def check_gap_closed(my_gap_closed):
-    """my_gap_closed(utility of SFT, utility of ours) -> share of the gap to a perfect answerer, utility 1, that is closed."""
-    return compare(my_gap_closed, lambda sft, ours: (ours - sft) / (1 - sft), MISTAKES["gap_closed"], [(0.7, 0.8), (0.5, 0.9), (0.6, 0.55)])
+    """my_gap_closed(utility of SFT, utility of ours) -> the share of the gap that is closed.
+
+    The gap is that between SFT and a perfect answerer, whose utility is 1."""
+    cases = [(0.7, 0.8), (0.5, 0.9), (0.6, 0.55)]
+    return compare(my_gap_closed, gap_closed, MISTAKES["gap_closed"], cases)
+
+
+def share_of_ceiling(win, ceiling):
+    """The share of the possible gain over chance."""
+    return (win - 0.5) / (ceiling - 0.5)
 
 
 MISTAKES["share_of_ceiling"] = [
-    ("Half of the votes come for free, by chance: take 0.5 off both.", lambda win, ceiling: win / ceiling),
-    ("The best possible is the ceiling, not 1: people tie and err.", lambda win, ceiling: (win - 0.5) / 0.5),
-    ("That is the gain over chance; divide by what was possible.", lambda win, ceiling: win - 0.5)]
+    ("Chance alone wins half of the votes. Subtract 0.5 from both.",
+     lambda win, ceiling: win / ceiling),
+    ("The best possible win rate is the ceiling, not 1. People tie and make errors.",
+     lambda win, ceiling: (win - 0.5) / 0.5),
+    ("This is the gain over chance. Divide it by the largest possible gain.",
+     lambda win, ceiling: win - 0.5),
+]
 
 
 def check_share_of_ceiling(my_share_of_ceiling):
-    """my_share_of_ceiling(win rate over SFT, a perfect answerer's) -> the share of what can be won that is won."""
-    return compare(my_share_of_ceiling, lambda win, ceiling: (win - 0.5) / (ceiling - 0.5), MISTAKES["share_of_ceiling"], [(0.57, 0.66), (0.6, 0.75), (0.5, 0.7)])
+    """my_share_of_ceiling(win rate, ceiling) -> the share of the possible gain over chance.
+
+    Both are win rates over SFT: ours, and a perfect answerer's."""
+    cases = [(0.57, 0.66), (0.6, 0.75), (0.5, 0.7)]
+    return compare(my_share_of_ceiling, share_of_ceiling, MISTAKES["share_of_ceiling"], cases)
 
 
 # ---------------------------------------------------------------- 5. what goes wrong
 
-def first_fall(gold):
-    """The index before the first value that is lower than the one before it."""
-    return next((i for i in range(len(gold) - 1) if gold[i + 1] < gold[i]), len(gold) - 1)
+
+def best_index(curve, key):
+    """The index of the point with the highest value."""
+    return max(range(len(curve)), key=lambda i: curve[i][key])
+
+
+def best_gold(curve):
+    """The index at which training should have stopped."""
+    return best_index(curve, "gold")
+
+
+def before_first_fall(curve):
+    """The index before gold falls for the first time."""
+    for i in range(len(curve) - 1):
+        if curve[i + 1]["gold"] < curve[i]["gold"]:
+            return i
+    return len(curve) - 1
 
 
 MISTAKES["stop"] = [
-    ("There the proxy is highest, but the proxy is what the policy has learnt to fool.", lambda curve: max(range(len(curve)), key=lambda i: curve[i]["proxy"])),
-    ("That is the last one: gold has fallen by then.", lambda curve: len(curve) - 1),
-    ("That is the first one: nothing has been gained yet.", lambda curve: 0),
-    ("That is where gold falls for the first time; but curves wobble, and it rises again. You know the whole curve.", lambda curve: first_fall([p["gold"] for p in curve])),
-    ("That is the gold utility there; at which index is it?", lambda curve: max(p["gold"] for p in curve)),
-    ("That is the KL there; at which index is it?", lambda curve: max(curve, key=lambda p: p["gold"])["kl"])]
+    ("The proxy is highest there. The policy has learned to fool the proxy.",
+     lambda curve: best_index(curve, "proxy")),
+    ("This is the last index. Gold has fallen by then.",
+     lambda curve: len(curve) - 1),
+    ("This is the first index. Nothing has been gained yet.",
+     lambda curve: 0),
+    ("Gold falls for the first time there, but it rises again later. You know the whole curve.",
+     before_first_fall),
+    ("This is the gold utility at that point. Return its index.",
+     lambda curve: curve[best_gold(curve)]["gold"]),
+    ("This is the KL at that point. Return its index.",
+     lambda curve: curve[best_gold(curve)]["kl"]),
+]
+
+
+def wobbling_curve(peak, rng):
+    """Return 20 points (kl, proxy, gold) with gold highest at a KL near `peak`, and noise."""
+    curve = []
+    for i in range(20):
+        kl = i / 2
+        proxy = 1 - math.exp(-i / 8) + rng.uniform(0, 0.05)
+        gold = 0.7 + kl * (2 * peak - kl) / 100 + rng.uniform(-0.02, 0.02)
+        curve.append({"kl": kl, "proxy": proxy, "gold": gold})
+    curve[3]["gold"] = curve[2]["gold"] - 0.01              # an early fall that is not the peak
+    curve[-1]["proxy"] = 0.7                                # the proxy is not highest at the end
+    return curve
 
 
 def check_stop(my_stop):
-    """my_stop(curve, a list of {"kl", "proxy", "gold"}) -> the index at which training should have stopped."""
-    rng, cases = random.Random(0), []
-    for peak in (3.7, 4.4, 5.1):                            # gold is highest at a KL near `peak` and, like a measured one, wobbles
-        curve = [{"kl": k / 2, "proxy": 1 - math.exp(-k / 8) + rng.uniform(0, 0.05), "gold": 0.7 + k / 2 * (2 * peak - k / 2) / 100 + rng.uniform(-0.02, 0.02)} for k in range(20)]
-        curve[3]["gold"] = curve[2]["gold"] - 0.01          # an early fall that is not the turn
-        curve[-1]["proxy"] = 0.7                            # nor is the proxy's best its last
-        cases.append((curve,))
-    return compare(my_stop, lambda curve: max(range(len(curve)), key=lambda i: curve[i]["gold"]), MISTAKES["stop"], cases)
+    """my_stop(curve) -> the index at which training should have stopped.
+
+    curve: a list of {"kl", "proxy", "gold"}."""
+    rng = random.Random(0)
+    cases = [(wobbling_curve(3.7, rng),), (wobbling_curve(4.4, rng),), (wobbling_curve(5.1, rng),)]
+    return compare(my_stop, best_gold, MISTAKES["stop"], cases)
 
 
 MISTAKES["best_of_n_kl"] = [
-    ("That is the logarithm at u = 1, the very best answer: take the mean over all u.", lambda n: math.log(n)),
-    ("In nats, please: the natural logarithm.", lambda n: math.log2(n) - (n - 1) / n),
-    ("That is the mean over the model's own answers, u even between 0 and 1; weigh each u by the density n u^(n - 1).", lambda n: math.log(n) - (n - 1)),
-    ("The mean of log u is negative: the second term is subtracted.", lambda n: math.log(n) + (n - 1) / n)]
+    ("This is the logarithm at u = 1, the best possible answer. Take the mean over all u.",
+     lambda n: math.log(n)),
+    ("Use the natural logarithm to get nats.",
+     lambda n: math.log2(n) - (n - 1) / n),
+    ("This is the mean over the model's own answers, where u is uniform. Weight each u by the "
+     "density n u^(n - 1).",
+     lambda n: math.log(n) - (n - 1)),
+    ("The mean of log u is negative. The second term is subtracted.",
+     lambda n: math.log(n) + (n - 1) / n),
+]
 
 
 def check_best_of_n_kl(my_best_of_n_kl):
-    """my_best_of_n_kl(n) -> KL in nats of the best of n distinct samples from the model itself."""
-    return compare(my_best_of_n_kl, lambda n: math.log(n) - (n - 1) / n, MISTAKES["best_of_n_kl"], [(n,) for n in (1, 2, 4, 16)])
+    """my_best_of_n_kl(n) -> KL in nats between the best of n samples and one sample.
+
+    The samples are distinct."""
+    cases = [(1,), (2,), (4,), (16,)]
+    return compare(
+        my_best_of_n_kl, lambda n: math.log(n) - (n - 1) / n, MISTAKES["best_of_n_kl"], cases)
 
 
-SYMPTOMS = {        # bug of tests/mutations.py -> what its curve shows
-    "KL with the sign turned": "the policy is paid to drift, so KL grows without bound",
-    "the score is paid on every token": "every token earns the score again, so the KL penalty weighs little beside it: KL rises further, gold stays a little behind, and the value network foresees much less of the returns; answers do not grow, they rather get a little shorter",
-    "the score is paid at the end of the padding": "all but the longest response are never paid, so the score rises less",
-    "KL to the rollout policy": "the KL that is logged is exactly 0 at every iteration",
-    "whitened before the returns": "what the value network is held against contains whitened advantages, so its explained variance starts high, where an honest one starts below 0",
-    "an endless response costs nothing": "only responses that never end are treated otherwise; here nearly every response ended, so hardly anything changes"}
-MISTAKES["diagnosis"] = [("Curve A is not that one", {"A": "KL to the rollout policy"}), ("Curve A has no name yet", {"A": ...}),
-                         ("not on the list", {"A": "a bug of another name"})]
+SYMPTOMS = {        # name of a bug in tests/mutations.py -> what its curves show
+    "KL with the sign turned":
+        "The policy is paid for moving away. KL grows without bound.",
+    "the score is paid on every token":
+        "Every token earns the score again. The KL penalty weighs little beside it, so KL rises "
+        "further. Gold stays a little behind. The value network predicts much less of the "
+        "returns. Answers do not get longer. They rather get a little shorter.",
+    "the score is paid at the end of the padding":
+        "Only the longest response gets its score. The others get none. So the score rises less.",
+    "KL to the rollout policy":
+        "The logged KL is exactly 0 at every iteration.",
+    "whitened before the returns":
+        "The value network's targets contain whitened advantages. Its explained variance starts "
+        "high. A correct one starts below 0.",
+    "an endless response costs nothing":
+        "Only responses that never end are treated differently. Here nearly every response ended, "
+        "so hardly anything changes.",
+}
+MISTAKES["diagnosis"] = [
+    ("Curve A is a different bug.", {"A": "KL to the rollout policy"}),
+    ("Curve A has no name yet.", {"A": ...}),
+    ("is not on the list.", {"A": "a bug of another name"}),
+]
 
 
 def check_diagnosis(diagnosis, truth):
     """diagnosis, truth: curve's letter -> bug's name, one of SYMPTOMS."""
     if not isinstance(diagnosis, dict):
-        return said(False, "A dict from letters to names, please.")
+        return said(False, "Your diagnosis should be a dict from letters to names.")
     for letter in truth:
         name = diagnosis.get(letter, ...)
+        if name is ...:
+            return said(False, f"Curve {letter} has no name yet.")
         if not isinstance(name, str) or name not in SYMPTOMS:
-            return said(False, f"Curve {letter} has no name yet." if name is ... else f"Curve {letter}: {name!r} is not on the list.")
-    wrong = [letter for letter in truth if diagnosis.get(letter) != truth[letter]]
+            return said(False, f"Curve {letter}: {name!r} is not on the list.")
+    wrong = [letter for letter in truth if diagnosis[letter] != truth[letter]]
     if not wrong:
-        return said(True, f"All {len(truth)} found.")
-    return said(False, f"{len(truth) - len(wrong)} of {len(truth)} found. Curve {wrong[0]} is not that one: with {diagnosis[wrong[0]]!r}, {SYMPTOMS[diagnosis[wrong[0]]]}.")
+        return said(True, f"All {len(truth)} are found.")
+    letter = wrong[0]
+    name = diagnosis[letter]
+    n_right = len(truth) - len(wrong)
+    return said(False, f"{n_right} of {len(truth)} are found. Curve {letter} is a different bug. "
+                       f"With {name!r} you would see this: {SYMPTOMS[name]}")

@@ -1,169 +1,271 @@
-"""What the six notebooks share: a place to work in, small trained models, tables and a figure of tokens. Import it before the scripts.
+"""What the six notebooks share: a folder to work in, small trained models, tables and figures.
 
-The models in notebooks/checkpoints/ are those of `python ppo.py --seed 1` in half precision (`python -m notebooks.record` makes them);
-the recorded results are in notebooks/results/. A lesson works on copies in a temporary folder: nothing it trains overwrites anything.
+Import it before the scripts. The models in notebooks/checkpoints/ are those of
+`python ppo.py --seed 1` in half precision (`python -m notebooks.record` makes them). The recorded
+results are in notebooks/results/. A lesson works on copies in a temporary folder, so nothing it
+trains overwrites anything.
 """
 import atexit
 import dataclasses
 import inspect
+import math
 import os
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
 
-os.environ["TQDM_DISABLE"] = "1"                        # in a notebook a progress bar leaves a line for every step
+# A notebook keeps one line for every step of a progress bar. Set before tqdm is imported.
+os.environ["TQDM_DISABLE"] = "1"
 
-import matplotlib.pyplot as plt  # noqa: E402  (the environment comes first)
+import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
 from IPython import get_ipython  # noqa: E402
 from IPython.display import Markdown, display  # noqa: E402
 
 import ppo  # noqa: E402
-from data import files, tokenizer  # noqa: E402
-from data.figures import BLUE, COLOURS, GREEN, GREY, ORANGE  # noqa: E402,F401
+from data import figures, files, tokenizer  # noqa: E402
+from data.figures import BLUE, GREEN, GREY, ORANGE  # noqa: E402
 from data.files import UserError, load_checkpoint, require  # noqa: E402
 from data.flags import set_up  # noqa: E402
 from model import load_model  # noqa: E402
 from reward import load_reward_model  # noqa: E402
 
 HERE = Path(__file__).parent
-CHECKPOINTS, RESULTS = HERE / "checkpoints", HERE / "results"
-MODELS = ("gpt", "sft_mix", "reward", "ppo_ptx", "ppo_ptx_value")       # ppo_ptx_value: PPO's value network
+CHECKPOINTS = HERE / "checkpoints"
+RESULTS = HERE / "results"
+COLOURS = figures.COLOURS                   # of the models, for the notebooks
+MODELS = ("gpt", "sft_mix", "reward", "ppo_ptx", "ppo_ptx_value")      # the last: a value network
+
+TRACED = {                                  # column of trace -> tensor (B, R) of ppo.rollout
+    "logprob": "logprobs",
+    "ref_logprob": "ref_logprobs",
+    "reward": "rewards",
+    "value": "values",
+    "advantage": "raw_advantages",
+    "return": "returns",
+}
+STYLE = {                                   # of all figures
+    "figure.dpi": 80,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10.5,
+    "legend.frameon": False,
+}
+
+
+# ---------------------------------------------------------------- models
 
 
 def start():
-    """Goes to a temporary folder and copies the trained models into out/, whose name it returns. Figures appear below their cell."""
+    """Change to a temporary folder with the trained models in out/. Return the name "out"."""
     if get_ipython():
-        get_ipython().run_line_magic("matplotlib", "inline")            # reward.py draws into files
+        # Figures appear below their cell. data.figures has switched to a backend for files.
+        get_ipython().run_line_magic("matplotlib", "inline")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False, "font.size": 10.5, "legend.frameon": False})
-    place = tempfile.mkdtemp(prefix="lesson_")
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    os.chdir(place)
+    plt.rcParams.update(STYLE)
+    folder = tempfile.mkdtemp(prefix="lesson_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.chdir(folder)
     shutil.copytree(CHECKPOINTS, "out")
     torch.manual_seed(1)
     return "out"
 
 
 def load(folder, name):
-    """A trained model of MODELS, or one that the lesson itself has trained."""
+    """Load one of MODELS, or a model that the lesson has trained."""
     path = Path(folder) / f"{name}.pt"
-    return load_reward_model(path) if name in ("reward", "reward_1") or name.endswith("_value") else load_model(path)
-
-
-def trace(prompt, config=ppo.Config(), name="ppo_ptx"):
-    """One episode, a dict a token: token, logprob, ref_logprob, kl, reward, value, advantage, return.
-
-    In nats, advantages before whitening. Uses out/<name>.pt, out/<name>_value.pt, and the reward model and settings of its training."""
-    device, _, generator = set_up(config)
-    path = require(config, name, "ppo.py")
-    extra = load_checkpoint(path)["extra"]
-    config, reward_name = dataclasses.replace(config, **extra["settings"]), next(n for n in extra["parents"] if n.startswith("reward"))
-    policy, reference = load_model(path, device), load_model(require(config, "sft_mix", "sft.py"), device)
-    value_net, reward_model = (load_reward_model(Path(config.out) / f"{n}.pt", device) for n in (f"{name}_value", reward_name))
-    task = {"use_case": "other", "kind": "echo", "word": "", "n": 1}    # no task is known for a free prompt: gold means nothing here
-    batch = ppo.rollout([{"prompt": prompt, "task": task}], policy, reference, value_net, reward_model, config, generator)
-    encoding, start, n = tokenizer.load_cached(), int(batch["prompt_lengths"][0]), int(batch["mask"].sum())
-    columns = ("logprobs", "ref_logprobs", "rewards", "values", "raw_advantages", "returns")
-    table = zip(batch["idx"][0, start:start + n].tolist(), *(batch[c][0, :n].tolist() for c in columns))
-    return [{"token": encoding.decode([t]), "logprob": lp, "ref_logprob": ref, "kl": lp - ref, "reward": r, "value": v,
-             "advantage": a, "return": g} for t, lp, ref, r, v, a, g in table]
+    if name in ("reward", "reward_1") or name.endswith("_value"):
+        return load_reward_model(path)
+    return load_model(path)
 
 
 def answers(policy, prompts, seed=0):
-    """A sampled response to each prompt (texts): a list of {"text", "ended"}."""
-    return ppo.answer("sft", policy, [{"prompt": prompt} for prompt in prompts], torch.Generator().manual_seed(seed))
+    """Sample a response to each prompt (a text). Return a list of {"text", "ended"}."""
+    rows = [{"prompt": prompt} for prompt in prompts]
+    return ppo.answer("sft", policy, rows, torch.Generator().manual_seed(seed))
+
+
+def trace(prompt, config=ppo.Config(), name="ppo_ptx"):
+    """Answer one prompt with a trained policy. Return the episode: one dict per response token.
+
+        token         its text
+        logprob       its log-probability under the policy
+        ref_logprob   its log-probability under the reference, out/sft_mix.pt
+        kl            logprob - ref_logprob, in nats; summed over tokens, an estimate of the KL
+        reward        -beta * kl, on the last token plus the score
+        value         the return that the value network expects before the token is chosen
+        advantage     the advantage (GAE) before whitening
+        return        advantage + value, the value network's target
+
+    The score is the reward model's, minus missing_eos_penalty if the response never ends. The
+    reward model, beta and all other settings are those that out/<name>.pt was trained with. The
+    value network is out/<name>_value.pt."""
+    device, _, generator = set_up(config)
+    path = require(config, name, "ppo.py")
+    extra = load_checkpoint(path)["extra"]
+    config = dataclasses.replace(config, **extra["settings"])
+    reward_name = next(parent for parent in extra["parents"] if parent.startswith("reward"))
+
+    policy = load_model(path, device)
+    reference = load_model(require(config, "sft_mix", "sft.py"), device)
+    value_net = load_reward_model(Path(config.out) / f"{name}_value.pt", device)
+    reward_model = load_reward_model(Path(config.out) / f"{reward_name}.pt", device)
+    batch = ppo.rollout(
+        [{"prompt": prompt}], policy, reference, value_net, reward_model, config, generator)
+
+    encoding = tokenizer.load_cached()
+    n_tokens = int(batch["mask"].sum())
+    first = int(batch["prompt_lengths"][0])
+    ids = batch["idx"][0, first:first + n_tokens].tolist()
+
+    rows = []
+    for t, token in enumerate(ids):
+        row = {"token": encoding.decode([token])}
+        for column, name in TRACED.items():
+            row[column] = batch[name][0, t].item()
+        row["kl"] = row["logprob"] - row["ref_logprob"]
+        rows.append(row)
+    return rows
+
+
+# ---------------------------------------------------------------- tables and figures
 
 
 def recorded(name):
-    """A file of notebooks/results/ as a dict."""
+    """Return a file of notebooks/results/ as a dict."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
-        raise UserError(f"{path} is missing: `python -m notebooks.{'record' if name == 'classroom' else f'experiments {name}'}` makes it")
+        maker = "record" if name == "classroom" else f"experiments {name}"
+        raise UserError(f"{path} is missing: `python -m notebooks.{maker}` makes it")
     return files.read_json(path)
 
 
 def table(rows, columns):
-    """Shows rows (lists) under column titles."""
-    def cell(x):
-        text = f"{x:.3f}" if isinstance(x, float) else str(x)
-        return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " / ")
+    """Show rows (lists) under column titles."""
     lines = [columns, ["---"] * len(columns), *rows]
-    display(Markdown("\n".join("| " + " | ".join(cell(x) for x in line) + " |" for line in lines)))
+    display(Markdown("\n".join(map(table_line, lines))))
+
+
+def table_line(cells):
+    """Return one line of a Markdown table."""
+    texts = []
+    for cell in cells:
+        text = f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+        text = text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " / ")
+        texts.append(text)
+    return f"| {' | '.join(texts)} |"
 
 
 def equation(latex, function, fragment):
-    """An equation beside the line of the script that computes it: the first line of `function` with `fragment` in it."""
+    """Show an equation beside the first line of `function` that contains `fragment`."""
     lines, first = inspect.getsourcelines(function)
-    number, line = next((first + i, line.strip()) for i, line in enumerate(lines) if fragment in line)
     file = Path(inspect.getsourcefile(function)).name
-    code = line.split("  #")[0].strip().replace("|", "\\|")
-    display(Markdown(f"| the equation | {file}, line {number} |\n|:--:|:--|\n| ${latex}$ | `{code}` |"))
+    for number, line in enumerate(lines, first):
+        if fragment in line:
+            break
+    else:
+        raise ValueError(f"{file}: no line of {function.__name__} contains {fragment!r}")
+    code, _, _ = line.partition("  #")
+    code = code.strip().replace("|", "\\|")
+    title = f"| the equation | {file}, line {number} |"
+    display(Markdown(f"{title}\n|:--:|:--|\n| ${latex}$ | `{code}` |"))
 
 
 def show_tokens(tokens, values, label, limit=None):
-    """A figure: each token on a ground whose blue is the deeper, the larger its value; the number below it. None: grey, no number."""
-    limit = limit or max(v for v in values if v is not None) or 1.0
+    """Show each token above its value, on a blue that is darker for larger values.
+
+    Values of `limit` or more get the darkest blue. A value of None is grey, without a number."""
+    known = [value for value in values if value is not None]
+    limit = limit or max(known) or 1.0
     per_line = 12
-    lines = -(-len(tokens) // per_line)
-    fig, axis = plt.subplots(figsize=(10.5, 0.85 * lines + 0.3))
+    n_lines = math.ceil(len(tokens) / per_line)
+    _, axis = plt.subplots(figsize=(10.5, 0.85 * n_lines + 0.3))
     for i, (token, value) in enumerate(zip(tokens, values)):
-        x, y = i % per_line, -(i // per_line)
-        shade = 0.0 if value is None else min(1.0, max(0.0, value / limit))
-        colour = "#EEEEEE" if value is None else (1 - shade, 1 - 0.55 * shade, 1 - 0.3 * shade)
-        axis.add_patch(plt.Rectangle((x, y), 0.97, 0.9, color=colour))
-        axis.text(x + 0.48, y + 0.58, token.replace("\n", "\\n").replace("<|endoftext|>", "<end>"), ha="center", va="center", fontsize=10)
+        x = i % per_line
+        y = -(i // per_line)
+        axis.add_patch(plt.Rectangle((x, y), 0.97, 0.9, color=blue(value, limit)))
+        text = token.replace("\n", "\\n").replace("<|endoftext|>", "<end>")
+        axis.text(x + 0.48, y + 0.58, text, ha="center", va="center", fontsize=10)
         if value is not None:
             axis.text(x + 0.48, y + 0.2, f"{value:.2f}", ha="center", va="center", fontsize=8)
-    axis.set(xlim=(0, per_line), ylim=(1 - lines, 1), title=label)
+    axis.set(xlim=(0, per_line), ylim=(1 - n_lines, 1), title=label)
     axis.axis("off")
     plt.show()
 
 
+def blue(value, limit):
+    """Return white for 0, blue for `limit` and above, grey for None."""
+    if value is None:
+        return "#EEEEEE"
+    shade = min(1.0, max(0.0, value / limit))
+    return 1 - shade, 1 - 0.55 * shade, 1 - 0.3 * shade
+
+
 def curves(runs, panels):
-    """A row of panels, one for each (key, title), with a line for each run: {label: rows}."""
+    """Show one panel per (key, title), with one line per run. runs: {label: rows of its log}."""
     fig, axes = plt.subplots(1, len(panels), figsize=(3.9 * len(panels), 3.3), squeeze=False)
-    styles = list(zip((BLUE, ORANGE, GREEN, "#D55E00", "#CC79A7", GREY), ("-", "--", "-.", ":", "-", "--")))
+    colours = (BLUE, ORANGE, GREEN, "#D55E00", "#CC79A7", GREY)
+    lines = ("-", "--", "-.", ":", "-", "--")
     for axis, (key, title) in zip(axes[0], panels):
-        for (label, rows), (colour, line) in zip(runs.items(), styles):
-            axis.plot([row["step"] for row in rows], [row[key] for row in rows], line, color=colour, label=label)
+        for (label, rows), colour, line in zip(runs.items(), colours, lines):
+            steps = [row["step"] for row in rows]
+            axis.plot(steps, [row[key] for row in rows], line, color=colour, label=label)
         axis.set(title=title, xlabel="iteration")
     axes[0, 0].legend(fontsize=9)
     fig.tight_layout()
     plt.show()
 
 
+# ---------------------------------------------------------------- questions
+
+
 def ask(question, prepared, fits=lambda answer: True, hint=""):
-    """The student's answer, asked again until it fits; the prepared one where nobody sits before the screen (`python -m notebooks.run`)."""
+    """Return the student's answer. Repeat the question, with a hint, until the answer fits.
+
+    Return the prepared answer if the student types nothing, or if nobody can type: in
+    `python -m notebooks.run`, or in a kernel without a keyboard, such as nbconvert's."""
     if os.environ.get("LESSON_UNATTENDED"):
         return prepared
-    try:
-        while not fits(answer := input(f"{question} ").strip().lower() or prepared):
-            print(hint)
-        return answer
-    except (EOFError, NotImplementedError):
-        # A kernel without a keyboard, as nbconvert's
-        return prepared
+    while True:
+        try:
+            answer = input(f"{question} ")
+        except (EOFError, NotImplementedError):
+            return prepared
+        answer = answer.strip().lower() or prepared
+        if fits(answer):
+            return answer
+        print(hint)
 
 
 def ask_ranks(prepared):
-    """The student's ranks of as many responses as `prepared` ranks, at least one better than
-    another: there must be something to compare."""
-    example = " ".join(map(str, range(1, len(prepared) + 1)))
-    hint = (f"{len(prepared)} numbers from 1 to 9, please, e.g. {example}; "
-            "equal numbers tie, but not all may")
+    """Return the student's ranks of the responses, as many as `prepared` has.
+
+    They must not all be equal, because a ranking with ties only makes no pairs."""
+    n = len(prepared)
+    example = " ".join(map(str, range(1, n + 1)))
+    hint = f"Please type {n} numbers from 1 to 9, for example {example}. Not all may be equal."
 
     def fits(text):
         ranks = text.split()
-        return (len(ranks) == len(prepared) and set(ranks) <= set("123456789")
-                and len(set(ranks)) > 1)
+        different = set(ranks)
+        return len(ranks) == n and different <= set("123456789") and len(different) > 1
 
     given = ask("Your ranks:", " ".join(map(str, prepared)), fits, hint)
-    return [int(number) for number in given.split()]
+    return list(map(int, given.split()))
 
 
 def ask_vote(votes_for_a):
-    """The student's choice: "a", "b" or "=" for a tie; prepared: that of the majority, from the share of votes for a."""
-    prepared = "a" if votes_for_a > 0.5 else "b" if votes_for_a < 0.5 else "="
-    return ask("a, b or = ?", prepared, lambda vote: vote in ("a", "b", "="), "a, b or =, please")
+    """Return the student's vote: "a", "b" or "=" for a tie.
+
+    The prepared answer is that of the majority. votes_for_a: the share of votes for a."""
+    prepared = "="
+    if votes_for_a > 0.5:
+        prepared = "a"
+    elif votes_for_a < 0.5:
+        prepared = "b"
+
+    def fits(vote):
+        return vote in ("a", "b", "=")
+
+    return ask("a, b or = ?", prepared, fits, "Please type a, b or =.")

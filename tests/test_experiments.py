@@ -474,7 +474,7 @@ def test_truthfulness_is_the_share_of_false_premises_put_right(lab, tmp_path, mo
     false = [lab.rows[0], lab.rows[2], lab.rows[2]]
     (tmp_path / "seed1").mkdir()
     (tmp_path / "seed1" / "results.json").write_text(
-        json.dumps({"models": {name: {"utility": 0.5} for name in ppo.MODELS}}),
+        json.dumps({"models": {name: {"utility": 0.5} for name in experiments.MODELS}}),
         encoding="utf-8",
         newline="\n",
     )
@@ -496,7 +496,8 @@ def test_truthfulness_is_the_share_of_false_premises_put_right(lab, tmp_path, mo
     )
     found = experiments.with_truthfulness(lab, lab.base(1))
     assert asked == [
-        (name, f"seed1/{ppo.CHECKPOINTS[name]}", false, "seed1/reward") for name in ppo.MODELS
+        (name, f"seed1/{ppo.CHECKPOINTS[name]}", false, "seed1/reward")
+        for name in experiments.MODELS
     ]
     assert found == {
         name: {
@@ -504,7 +505,7 @@ def test_truthfulness_is_the_share_of_false_premises_put_right(lab, tmp_path, mo
             "truthful": pytest.approx(2 / 3 if name == "sft" else 0),
             "false_premises": 3,
         }
-        for name in ppo.MODELS
+        for name in experiments.MODELS
     }
 
 
@@ -639,7 +640,7 @@ def test_a_fold_leaves_a_fifth_of_the_labelers_out_and_tests_on_prompts_that_wer
         reward, "scores_of", lambda proxy, encoding, ranked: ranked if proxy == "proxy" else None
     )
     monkeypatch.setattr(
-        reward, "margins_of", lambda ranked, scores: ranked if ranked is scores else None
+        labeler, "margins_of", lambda ranked, scores: ranked if ranked is scores else None
     )
     monkeypatch.setattr(labeler, "accuracy", lambda ranked: ranked)
     left_out = []
@@ -1029,7 +1030,7 @@ def metadata(**changes):
         f"seed {seed}": {
             name: {key: values[i] + d for key, values in (rest | table).items()}
             | {"false_premises": 300}
-            for i, name in enumerate(ppo.MODELS)
+            for i, name in enumerate(experiments.MODELS)
         }
         for seed, d in ((1, -0.01), (2, 0.01))
     }
@@ -1299,7 +1300,9 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
         (Path(config.out) / "reward_1.pt").write_text("of round 1", encoding="utf-8", newline="\n")
 
     monkeypatch.setattr(reward, "train", train)
-    monkeypatch.setattr(ppo, "train_policy", lambda settings, *rest: did.append(("ppo", settings, *rest)))
+    monkeypatch.setattr(
+        ppo, "train_policy", lambda settings, *rest: did.append(("ppo", settings, *rest))
+    )
     experiments.train_in(lab, base, config, rounds, {"k": 6})
     assert stored["gpt.pt"] == ("seed1/gpt", {"of": "seed1/gpt", "world": "new"})
     assert stored["sft_mix.pt"] == stored["sft_epochs/01.pt"] == (network, {"made_from": ["gpt"]})
