@@ -321,7 +321,7 @@ WRITERS = [name for name in MODELS if name != "sft_best_of_16"]
 
 
 def figure_1(lab):
-    """Models of three sizes, compared with the largest SFT model and the largest GPT."""
+    """Models of three sizes, compared with the largest SFT baseline and the largest GPT."""
     for seed in lab.seeds:
         yield f"seed {seed}", functools.partial(compare_sizes, lab, seed)
 
@@ -663,13 +663,13 @@ def picture_alignment_tax(rows, axes):
     names = [name for name in TAXED if name in known]
     draw_rises(axes[0], rows, names[1:])
     draw_skills(axes[1], rows, names)
-    titles = {"sft_mix": "SFT mix", **TITLES}
+    titles = {"sft_mix": "reference", **TITLES}
     ticks = list(map(titles.get, names))
     axes[0].set_xticks(range(1, len(names)), ticks[1:])
     axes[1].set_xticks(range(len(names)), ticks)
     draw_sweep(axes[2], rows, "gamma", GAMMAS, "PPO-ptx, times our gamma_ptx", BLUE, "o")
     draw_sweep(axes[2], rows, "beta", (1.0, *RAISED), "PPO, times our beta", ORANGE, "s")
-    axes[2].set(xlabel="corpus loss (nats a token)", ylabel="gold utility", xmargin=0.1)
+    axes[2].set(xlabel="corpus loss (nats per token)", ylabel="gold utility", xmargin=0.1)
     axes[2].legend(frameon=False, fontsize=8, loc="lower right")
     return tax_in_words(rows, names)
 
@@ -683,7 +683,7 @@ def draw_rises(axis, rows, names):
             rises[key] = {"rise": row["corpus_loss"] - rows[f"gpt seed {seed}"]["corpus_loss"]}
     places = range(1, len(names) + 1)
     spread(axis, places, rises, names, "rise", linestyle="", marker="s", color=BLUE)
-    axis.set(yscale="log", ylabel="corpus loss above GPT's (nats a token, log scale)")
+    axis.set(yscale="log", ylabel="corpus loss above GPT's (nats per token, log scale)")
     ticks = (0.05, 0.1, 0.2, 0.5, 1, 2)
     axis.set_yticks(ticks, ticks)
     axis.minorticks_off()
@@ -792,12 +792,12 @@ def picture_kl_sweep(rows, axes):
     labels = {
         "utility": "gold utility",
         "proxy": "reward model's score",
-        "kl": "KL to SFT mix (nats)",
+        "kl": "KL to the reference (nats)",
     }
     for axis, (key, label) in zip(axes, labels.items()):
         spread(axis, places, rows, settings, key, color=BLUE, marker="o", label="PPO")
         for i, value in enumerate(by_seed(rows, "sft_mix", key)):
-            name = "SFT mix, each seed" if i == 0 else None     # one line of the legend
+            name = "reference, each seed" if i == 0 else None     # one line of the legend
             axis.axhline(value, color=GREY, linestyle=":", linewidth=0.8, label=name)
         axis.axvline(ppo.Config.beta, color=GREY, linewidth=0.7, label="our beta")
         axis.set(xscale="log", xlabel="beta (leftmost point: 0)", ylabel=label)
@@ -869,7 +869,7 @@ def chance_of_best(N, n):
 
 
 def best_of_n(lab, config, N):
-    """Return the curve of best-of-n on samples of the SFT model, n = 1, 2, 4, ... N / 2.
+    """Return the curve of best-of-n on samples of the SFT baseline, n = 1, 2, 4, ... N / 2.
 
     Each prompt gets N samples. The mean over all subsets of n of them estimates proxy and gold
     without bias (Gao et al. 2022, see chance_of_best)."""
