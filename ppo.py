@@ -175,7 +175,6 @@ def at_responses(x, prompt_lengths, mask):
         idx         p1   p2   p3   y1   y2
         logprobs    p2   p3   y1   y2           column c belongs to idx[:, c + 1]
         values      p2   p3   y1   y2           predicted from the tokens before
-
     """
     steps = torch.arange(mask.shape[1], device=x.device)                # (R,)
     columns = prompt_lengths[:, None] - 1 + steps                       # (B, R)

@@ -869,7 +869,7 @@ def chance_of_best(N, n):
 
 
 def best_of_n(lab, config, N):
-    """Return the curve of best-of-n on samples of the SFT baseline, n = 1, 2, 4, ... N / 2.
+    """Return the curve of best-of-n on samples of the reference, n = 1, 2, 4, ... N / 2.
 
     Each prompt gets N samples. The mean over all subsets of n of them estimates proxy and gold
     without bias (Gao et al. 2022, see chance_of_best)."""
