@@ -3,8 +3,8 @@ r"""Step 0. Pretrain a tiny GPT-2: the base model, which has only read the corpu
     data/corpus.txt -> out/gpt.pt
 
 InstructGPT starts from GPT-3 (section 3.5), a decoder-only transformer trained to predict the next
-token. Ours has exactly GPT-2's architecture (Radford et al. 2019) and the parameter names that it
-has in the transformers library, but it is much smaller. It continues texts about Toytown, the toy
+token. Ours has exactly GPT-2's architecture (Radford et al. 2019), with the same parameter names as
+in the transformers library, but it is much smaller. It continues texts about Toytown, the toy
 world in data/. It cannot follow instructions yet: sft.py, reward.py and ppo.py teach it that.
 
 Section numbers such as (3.5) and (C.1) refer to the InstructGPT paper, Ouyang et al. 2022,
@@ -191,8 +191,8 @@ def distribution(logits, temperature, pad):
     """Logits (..., V) -> log-probabilities (..., V) of the next token.
 
     Sampling and scoring both come here, because PPO compares probabilities: they must be those of
-    the distribution that the tokens were drawn from. So there is one temperature, no top-k, and
-    <|pad|> has probability 0."""
+    the distribution that the tokens were drawn from. So there is one temperature, <|pad|> has
+    probability 0, and there is no top-k: outside it, a log-ratio of two policies is infinite."""
     pad_id = torch.tensor(pad, device=logits.device)                    # scalar
     logits = (logits / temperature).index_fill(-1, pad_id, float("-inf"))   # (..., V)
     return F.log_softmax(logits, dim=-1)                                # (..., V)
@@ -311,8 +311,9 @@ def pad_batch(sequences, pad, device="cpu"):
 
 # The corpus must teach copying, because most answers repeat words of their prompt: "The fox eats
 # berries." takes "fox" from the question. To copy, attention has to find an earlier word and pass
-# it on. A model learns this late, and only from texts that repeat themselves. So the corpus is full
-# of such texts, attention starts near copying, and the optimiser is Muon (data/training.py).
+# it on. A model learns this late, and only from texts that repeat themselves. So the corpus is
+# full of such texts, attention starts near copying, and the optimiser is Muon, which moves all
+# directions of a weight matrix equally far (data/training.py).
 
 SAMPLES = ("The fox", "What does the fox eat?\n")   # texts for the new model to continue
 
@@ -325,7 +326,7 @@ class Config(BaseConfig):
     n_embd: int = 64            # width (2,048)
     block_size: int = 128       # longest sequence in tokens (2,048)
     batch_tokens: int = 2048    # tokens per step (1 million)
-    steps: int = 4_400          # 8.7 million tokens, 2.3 passes (300 billion, less than one pass)
+    steps: int = 4_400          # 8.7 million tokens but padding, 2.3 passes (300 billion, under 1)
     lr: float = 0.007           # peak learning rate of Muon, for the blocks' matrices (Adam, 2e-4)
     lr_rest: float = 4e-3       # peak learning rate of Adam, for embeddings, biases, norms (2e-4)
     chat: str = ""              # a checkpoint to talk to, instead of training

@@ -7,20 +7,20 @@ response sampled from the policy. A *rollout* is a batch of episodes. Seen from 
 bandit (3.5): one prompt, one response, one score, and the episode is over. Seen from inside, every
 token is a step, because the KL penalty below arrives token by token. The *value* of a step is the
 reward still to come, as the *value network* predicts it. The *advantage* of a token is how much
-better things went than predicted. PPO (Schulman et al. 2017) makes tokens with a positive
-advantage more likely and the others less likely, a little at a time.
+better things went than predicted. PPO (proximal policy optimisation, Schulman et al. 2017) makes
+tokens with a positive advantage more likely and the others less likely, a little at a time.
 
 The objective. The policy pi maximises (equation 2)
 
     E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_ref(y|x) ) ]  +  gamma_ptx E_x [ log pi(x) ]
 
 - r(x, y) is the reward model's score of response y to prompt x.
-- The log-ratio is the KL penalty: KL divergence measures how far pi has moved from the reference
-  pi_ref. It is needed because the reward model is only right about responses like those it was
-  trained on. Without it, the policy finds others that score well and are bad: the score rises
-  while gold utility falls (lesson 5).
+- The log-ratio is the KL penalty. Its mean over pi's own responses is the KL divergence from the
+  reference pi_ref: 0 if both agree, otherwise positive. It is needed because the reward model is
+  only right about responses like those it was trained on. Without it, the policy finds others
+  that score well and are bad: score and KL rise while gold utility, the truth, falls (lesson 5).
 - The reference is out/sft_mix.pt, because PPO starts from it (C.3): the penalty starts at 0 and
-  measures what RL has changed. The SFT baseline, out/sft.pt, is only compared with.
+  measures what RL has changed. The SFT baseline, out/sft.pt, serves for comparison only.
 - The last term is the pretraining mix, with x from the corpus. Without it, the policy forgets what
   the base model knew: its corpus loss rises, the alignment tax. The result is called PPO if
   gamma_ptx = 0 and PPO-ptx otherwise, which is InstructGPT.
@@ -57,15 +57,15 @@ class Config(BaseConfig):
     """Settings, the paper's value in brackets (C.4). [not stated]: the paper gives no value."""
     iterations_1: int = 8       # rollouts of the first PPO, whose samples train the reward model
     iterations: int = 40        # rollouts of PPO and PPO-ptx, 40,960 episodes (500, 256,000)
-    rollout_size: int = 1024    # episodes per rollout (512): noise is what limits PPO here
+    rollout_size: int = 1024    # episodes per rollout (512): more, for less noisy gradients
     minibatch_size: int = 256   # episodes per optimiser step (64)
     ppo_epochs: int = 1         # passes over each rollout (1)
     beta: float = 0.15          # weight of the KL penalty (0.02; our scores have another scale)
     gamma_ptx: float = 0.4      # weight of the corpus loss per token (27.8, per what: not stated)
     clip_range: float = 0.2     # clipping range of the ratio (0.2) and of the values [not stated]
-    lam: float = 0.95           # lambda of GAE [not stated]; the discount gamma is 1 (1)
+    lam: float = 0.95           # lambda of GAE [not stated]; gamma is 1 (1): no discounting
     lr: float = 1e-3            # of the policy, constant after warm-up (2.55e-6 to 2.55e-5, 1.3B)
-    lr_norm: float = 0.03       # of the policy's last layer norm, see make_optimizers [ours]
+    lr_norm: float = 0.03       # of the policy's last layer norm, see make_optimizers (none)
     value_lr: float = 1e-3      # of the value network (9e-6)
     missing_eos_penalty: float = 1.0    # off the score of a response that never ends [not stated]
     split: str = "eval"         # prompts of the evaluation: eval, or valid during development
@@ -93,9 +93,10 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
         return_t = A_t + V_t
 
     V_t is predicted before token t is sampled, so A_t says how much more reward followed than was
-    expected. lam chooses whom to trust. lam = 1 takes all rewards that were sampled, minus V_t:
-    right on average, but noisy. lam = 0 takes one reward and then trusts V_(t+1): little noise,
-    but wrong wherever V is wrong. After the last token no reward is left to come, so V is 0."""
+    expected. lam chooses whom to trust. With lam = 1, the values in between cancel: A_t is all
+    reward sampled from t on, minus V_t, right on average but noisy. With lam = 0, it is one reward
+    and then V_(t+1): little noise, but wrong wherever V is wrong. After the last token no reward
+    is left to come, so V is 0."""
     advantages = torch.zeros_like(rewards)                              # (B, R)
     next_advantage, next_value = 0.0, 0.0
     for t in reversed(range(rewards.shape[1])):
@@ -115,9 +116,9 @@ def whiten(x, mask):
     """Mean 0 and variance 1 over response tokens: (B, R), (B, R) -> (B, R). [not stated]
 
     Only for advantages, which say how far and which way to push each token. A common scale makes
-    the step size independent of the scores. A constant taken off all of them changes no gradient
-    on average, because no token can gain probability unless others lose it. A constant taken off
-    all rewards would be different: every token would pay it, so shorter responses would win."""
+    the step size independent of the scores. Subtracting a constant changes no gradient on average:
+    probabilities sum to 1, so the mean of grad log pi is 0. Subtracting it from rewards would be
+    different: every token would pay it, so the length of a response would be rewarded."""
     centred = (x - masked_mean(x, mask)) * mask                         # (B, R)
     return centred / (masked_mean(centred ** 2, mask) + 1e-8).sqrt()
 
@@ -128,12 +129,13 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
         ratio = pi / pi_old
         loss  = mean_t max( -A_t ratio_t, -A_t clip(ratio_t, 1 - clip, 1 + clip) )
 
-    pi_old is the policy that sampled the rollout. Where pi = pi_old, the gradient of A ratio is
-    A times the gradient of log pi, and its mean over samples is the gradient of the expected
-    reward: raise what went better than expected, lower the rest. The samples say nothing about a
-    policy far from pi_old, so the larger of two losses counts: a step that has gone far enough in
-    the good direction (ratio > 1 + clip with A > 0, ratio < 1 - clip with A < 0) gets no more
-    gradient. A step in the bad direction always does."""
+    pi_old is the policy that sampled the rollout. At pi = pi_old, the gradient of the ratio is
+    grad log pi. Because grad pi = pi grad log pi, the mean of reward x grad log pi over samples is
+    the gradient of the expected reward. A may replace the reward: V_t and earlier rewards do not
+    depend on token t, so subtracting them adds 0 on average, and much less noise is left.
+    The samples say little about a policy far from pi_old, so the larger loss counts: a step that
+    has gone far in the good direction (ratio > 1 + clip with A > 0, ratio < 1 - clip with A < 0)
+    gets no more gradient. A step in the bad direction always does."""
     ratio = (logprobs - old_logprobs).exp()                             # (B, R)
     unclipped = -advantages * ratio                                     # (B, R)
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)             # (B, R)
@@ -146,7 +148,8 @@ def value_loss(values, old_values, returns, mask, clip):
 
         1/2 mean_t max( (V - return)^2, (V_old + clip(V - V_old, -clip, clip) - return)^2 )
 
-    The clip keeps one noisy rollout from moving a value far. It is in units of reward here."""
+    The clip keeps one noisy rollout from moving a value far: the gradient stops once a value has
+    moved by more than clip towards its return. The unit of this clip is that of rewards."""
     values_clipped = old_values + (values - old_values).clamp(-clip, clip)      # (B, R)
     error = (values - returns) ** 2                                     # (B, R)
     error_clipped = (values_clipped - returns) ** 2                     # (B, R)
@@ -157,8 +160,8 @@ def kl_estimates(logprobs, ref_logprobs):
     """Two estimates of KL(pi || pi_ref) from samples of pi (Schulman 2020): (B, R) -> k1, k3.
 
     Both are right on average. k1, the log-ratio, is what the penalty uses (equation 2). It may be
-    negative for a single token. k3 adds a term whose mean is 0 and is never negative, so it is
-    less noisy. It is only logged."""
+    negative for a single token. k3 adds a term whose mean is 0. The sum is never negative and less
+    noisy. It is only logged."""
     k1 = logprobs - ref_logprobs                                        # (B, R)
     return k1, (-k1).exp() - 1 + k1
 
@@ -221,7 +224,8 @@ def rollout(prompts, policy, reference, value_net, reward_model, config, generat
     logprobs, ref_logprobs, values, scores = read_episodes(
         batch, policy, reference, value_net, reward_model)
 
-    # 3. Rewards. A response that was cut off at MAX_NEW_TOKENS loses missing_eos_penalty.
+    # 3. Rewards. A response that was cut off at MAX_NEW_TOKENS loses missing_eos_penalty, so that
+    #    never stopping does not pay, whatever the reward model says of half a response.
     ended = torch.tensor([float(a["ended"]) for a in answers], device=device)       # (B,)
     scores = scores - config.missing_eos_penalty * (1 - ended)          # (B,)
     rewards = token_rewards(scores, logprobs, ref_logprobs, batch["mask"], config.beta)     # (B, R)
@@ -292,8 +296,8 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
     reward_model = load_reward_model(files.require(config, reward_name, "reward.py"), device)
     value_net = copy.deepcopy(reward_model)
     optimizers = make_optimizers(policy, value_net, config)
-    # Each rollout adds noise to the policy. Its average over the run (EMA, C.4) is smoother, so it
-    # is kept. The start has 1.8 % of the weight at the end, as with the paper's 0.992 after 500.
+    # Each rollout adds noise to the policy. An exponential moving average of its weights (EMA, C.4)
+    # is smoother, so it is kept. The start ends with 1.8 % of the weight (0.992^500 = 1.8 %).
     ema_policy = copy.deepcopy(policy)
     decay = 0.018 ** (1 / iterations)
 
@@ -314,7 +318,7 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
         queue = queue[config.rollout_size:]
         batch = rollout(prompts, policy, reference, value_net, reward_model, config, generator)
 
-        # 2. Learning rates: linear warm-up from a tenth over 2 % of the run, then constant (C.4).
+        # 2. Learning rates: warm-up (2 %, C.4), because Adam's first steps rest on few gradients.
         warm = min(1.0, 0.1 + 0.9 * iteration / max(1, round(0.02 * iterations)))
         for group in [*optimizers[0].param_groups, *optimizers[1].param_groups]:
             group["lr"] = warm * group["peak"]
@@ -398,11 +402,11 @@ UPDATE_METRICS = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "pt
 
 
 def make_optimizers(policy, value_net, config):
-    """Adam (0.9, 0.95; appendix C) for the policy and for the value network.
+    """Adam (0.9, 0.95; appendix C) for policy and value network, whose weights work already.
 
     Each group of weights remembers its peak learning rate. The policy's last layer norm scales all
     logits, so it sets how sure the policy is. It has a higher rate because Adam changes a weight
-    by at most about lr per step. At 1e-3, its scale could hardly change in 100 steps."""
+    by at most about lr per step. At 1e-3, its scale of 1.7 could hardly change in a run."""
     norm = list(policy.transformer.ln_f.parameters())
     others = [p for name, p in policy.named_parameters() if "ln_f" not in name]
     policy_groups = [{"params": others, "peak": config.lr},
@@ -433,8 +437,8 @@ def rollout_stats(batch, ended):
 def add_metrics(metrics, part, logprobs, share, p_loss, v_loss, clip_fraction):
     """Add a micro-batch's metrics, weighted by its share of the tokens, to a minibatch's.
 
-    approx_kl is KL(pi_old || pi): how far the update has come. ratio is 1 plus the largest
-    departure of pi / pi_old from 1."""
+    approx_kl is KL(pi_old || pi): how far the update has moved. ratio is 1 plus the largest
+    deviation of pi / pi_old from 1."""
     _, k3 = kl_estimates(part["logprobs"], logprobs)                    # (b, r)
     departure = ((logprobs - part["logprobs"]).exp() - 1) * part["mask"]        # (b, r)
     metrics["policy_loss"] += (share * p_loss).item()
@@ -462,8 +466,7 @@ def policy_settings(config, name, iterations, gamma_ptx):
 
 
 def save_policy(config, name, reward_name, iterations, policy, value_net):
-    """Save policy and value network with their provenance. The policy is last, because its file
-    marks the stage as complete."""
+    """Save both networks. The policy is last, because its file marks the stage as complete."""
     extra = files.stage_extra(config, "ppo", made_from=["sft_mix", reward_name])
     extra["settings"] = policy_settings(config, name, iterations, config.gamma_ptx)
     files.save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)
@@ -521,8 +524,7 @@ def kl_to_reference(model, reference, prompts, generator):
 
 
 def evaluate(config):
-    """Compare six models on prompts that no training has seen. Returns what results.json holds, the
-    prompts, and the responses by model."""
+    """Compare six models on unseen prompts. Returns (results.json, prompts, responses by model)."""
     device, rng, generator = set_up(config)
     out = Path(config.out)
     prompts, closed = files.evaluation_prompts(config.split)
@@ -549,7 +551,7 @@ def evaluate(config):
         return labeler.preference(prompts, ours, theirs, rng, people)
 
     for name in figures.MODELS:
-        entries[name]["win_rate_vs_sft"] = [0.5, 0.5, 0.5]
+        entries[name]["win_rate_vs_sft"] = [0.5, 0.5, 0.5]              # mean, low, high
         if name != "sft":
             entries[name]["win_rate_vs_sft"] = win_rate(responses[name], responses["sft"])
     perfect = [{"text": tasks.honest_answer(row["task"], rng), "ended": True} for row in prompts]
@@ -559,7 +561,7 @@ def evaluate(config):
     settings = reward_stage.Config(seed=config.seed, out=config.out, round=2)
     report, _ = reward_stage.evaluate_reward_model(reward_model, settings, prompts[:500])
 
-    # 4. Labelers compare PPO-ptx with the others.
+    # 4. Held-out labelers compare PPO-ptx with the others.
     preferred = {"sft": entries["ppo_ptx"]["win_rate_vs_sft"]}
     for name in ("gpt", "gpt_prompted", "sft_best_of_16"):
         preferred[name] = win_rate(responses["ppo_ptx"], responses[name])
@@ -575,8 +577,7 @@ def evaluate(config):
 # ----------------------------------------------------------------------------- the whole run
 
 def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
-    """Run every stage that has no output yet, then evaluate. Returns the content of results.json.
-    Tests give settings of earlier stages."""
+    """Run every stage that has no output yet, then evaluate. Returns the results."""
     set_up(config)
     common = dict(seed=config.seed, out=config.out, device=config.device)
     pretrain = pretrain or pretraining.Config(**common)

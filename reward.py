@@ -13,8 +13,9 @@ x is the prompt, y_w the response that won a comparison, y_l the one that lost. 
 Bradley-Terry model: people choose y_w with probability sigmoid(difference of the scores). The loss
 is the negative log-likelihood of their choices. Labelers need not give absolute marks.
 
-- All C(K, 2) comparisons of a prompt form one batch element. They are correlated, so spreading
-  them over several updates would overfit (3.5). It is cheaper, too: one pass per response.
+- E is the mean over prompts: all C(K, 2) comparisons of a prompt form one batch element. Each
+  response is in K - 1 of them, so spreading them over several updates would train on it K - 1
+  times per pass and overfit (3.5). It is also cheaper: one forward pass per response.
 - Ties are dropped (C.2), because equation 1 needs a winner and a loser.
 - The loss leaves the level of the scores free. A bias puts the demonstrations at 0 on average
   (3.5), so that 0 means "as good as a labeler's answer". PPO does not need it: a constant added to
@@ -57,8 +58,8 @@ class Config(BaseConfig):
     prompts_1: int = 5_000      # prompts ranked in round 1 (33,207 in all)
     prompts_2: int = 15_000     # prompts ranked in round 2
     k: int = 6                  # responses per prompt (4 to 9)
-    labelers_per_prompt: int = 5    # rank the same responses (mostly 1): averages out their errors
-    epochs: int = 3             # passes over the rankings (1, because more overfit)
+    labelers_per_prompt: int = 5    # rank the same responses (mostly 1): their errors cancel
+    epochs: int = 3             # passes over the rankings (1, because more overfit; here 3 beat 2)
     batch_size: int = 8         # prompts per step (64): small steps learn more from fewer prompts
     lr: float = 0.0045          # Muon's peak, for matrices of the blocks (Adam, 9e-6 for 6B)
     lr_rest: float = 2e-3       # Adam's peak, for the other weights (9e-6)
@@ -156,7 +157,7 @@ def ranking_batch(rankings, encoding, pad, device):
         parts.append(part)
         for ranks in [ranking["ranks"], *ranking.get("second_opinions", [])]:
             ranks = torch.tensor(ranks)                                 # (responses,)
-            better = ranks[:, None] < ranks[None, :]                    # (responses, responses)
+            better = ranks[:, None] < ranks[None, :]    # (responses, responses), rank 1 is best
             preferred[n, :len(ranks), :len(ranks)] += better
     idx, _ = pad_batch(rows, pad, device)                               # (N, T)
     positions, _ = pad_batch(positions, 0, device)                      # (N, T)
@@ -172,10 +173,10 @@ def ranking_batch(rankings, encoding, pad, device):
 def fit(config, rankings):
     """Train on the rankings for config.epochs passes. Returns (model, losses per step).
 
-    Round 1 starts from the base model, like the paper's final reward model, which started from a
-    GPT-3 fine-tuned on public data (C.2). Round 2 continues round 1's model, because a new one
-    may take long to find out how to compare a response with its prompt. For the same reason the
-    optimiser is Muon (model.py), which finds it sooner than Adam."""
+    Round 1 starts from the base model and not from an SFT model (nor did the paper's final one,
+    C.2). Round 2 continues round 1's model, because a new one may take a long time to learn to
+    compare a response with its prompt. For the same reason the optimiser is Muon (model.py), which
+    learns it sooner than Adam."""
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
     if config.round == 1:
@@ -242,8 +243,8 @@ def response_sources(config):
 
     The first list fills the first K - 1 places. The second rotates through the last place: hot
     samples, the base model, and a response to another prompt (model None). Such bad responses make
-    the reward model robust, because a policy may try them. The paper's come mostly from SFT models
-    and some from PPO policies (3.5)."""
+    the reward model robust, because a policy may try them. The paper's come mostly from SFT models,
+    some from PPO policies (3.5)."""
     last_epoch = sft_epochs(config)[-1]
     sft = load_model(require(config, f"sft_epochs/{last_epoch}", "sft.py"))
     sft_mix = load_model(require(config, "sft_mix", "sft.py"))
@@ -394,9 +395,10 @@ def evaluate_reward_model(model, config, prompts):
 
     Returns ("reward_model" of results.json, margins for the calibration plot). Responses come from
     the training mix, or from the SFT baseline alone ("sft pairs"). Rankings come from training
-    labelers, from held-out ones (who have ranked nothing that it learned from), and from the gold
-    judge. A ceiling is the accuracy of the mean opinion of ten training labelers without their
-    errors: a model trained on labelers' rankings can hardly do better."""
+    labelers, from held-out ones (whose rankings were not used in training), and from the gold
+    judge. Calibration: of pairs predicted with 80 %, are 80 % decided that way? A ceiling is the
+    accuracy of the mean opinion of ten training labelers without their errors: a model trained on
+    labelers' rankings can hardly do better."""
     encoding = tokenizer.load()
     rng = random.Random(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
@@ -425,9 +427,9 @@ def rate_sft_epochs(config, model, prompts, seed):
     """Mean score of each SFT epoch's samples: a list of (epoch, mean, half a 95 % interval), the
     chosen epoch first, then from best to worst.
 
-    One sample to each of 1,000 prompts has an error of 0.03, and neighbouring epochs often differ
-    by less. So the worse half of the epochs is dropped after each round of samples, and the last
-    two are compared by eight samples per prompt."""
+    The mean over one sample to each of 1,000 prompts has an error of 0.03, and neighbouring epochs
+    often differ by less. So the worse half of the epochs is dropped after each round of samples,
+    and the last two are compared by eight samples per prompt."""
     encoding = tokenizer.load()
     generator = torch.Generator().manual_seed(seed)
     prompt_ids = tokenizer.encode_prompts(encoding, prompts)
@@ -465,7 +467,7 @@ def choose(table, finalists):
     rated = {epoch: (mean, error) for epoch, mean, error in table}
     best = max(finalists, key=lambda epoch: rated[epoch][0])
     later = max(finalists, key=int)
-    difference = rated[best][0] - rated[later][0]
+    difference = rated[best][0] - rated[later][0]           # of two means with independent errors
     return later if difference <= 2 ** 0.5 * rated[later][1] else best
 
 

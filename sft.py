@@ -16,7 +16,8 @@ Two models come out of it:
   epochs. So every epoch is kept, and in step 2 the reward model chooses one by its answers (C.1).
 - The reference, out/sft_mix.pt, is trained for fewer epochs, with 10 % pretraining data mixed in,
   which helps PPO (C.3): it forgets less of the corpus than the baseline. So PPO starts from it, and
-  its KL penalty measures how far the policy (the model that PPO trains) has moved away from it.
+  its KL penalty measures how far the policy (the model that PPO trains) has moved away from it. It
+  is not the baseline, because PPO should be compared with the best answers that SFT can give.
 
 Labelers make mistakes: 40 % of the demonstrations ramble, are wrong, are rude or stop too early.
 SFT imitates these too. The next two steps fix that.
@@ -99,7 +100,7 @@ def finetune(config, name, epochs, mix, keep):
     keep(epoch, model, validation loss) after each epoch, so that the caller can save that epoch."""
     device, rng, _ = set_up(config)
     encoding = tokenizer.load()
-    # Dropout is on in SFT only, because only here are few texts read so many times.
+    # Dropout is on in SFT only, because only SFT makes many passes over so few texts.
     model = load_model(require(config, "gpt", "model.py"), device, dropout=config.dropout).train()
     pairs = read_demonstrations(encoding)
     files.check_sft(config, pairs, model.config.block_size)
@@ -109,6 +110,7 @@ def finetune(config, name, epochs, mix, keep):
     if mix:
         response_tokens = sum(len(response) for _, response in train_pairs)
         tokens = config.batch_size * response_tokens / len(train_pairs)     # per batch, on average
+        # x corpus tokens are the share x / (x + tokens) = mix of all tokens
         documents, _ = read_corpus(encoding, model.config.block_size)
         corpus = corpus_batches(documents, tokens * mix / (1 - mix), rng)
     # Adam, because few steps are needed from weights that already work, and the paper uses it.
