@@ -11,12 +11,11 @@ Section numbers such as (3.5) and (C.1) refer to the InstructGPT paper, Ouyang e
 arXiv:2203.02155. Brackets after a setting hold the paper's value, [not stated] if it gives none.
 
     python model.py                             # pretrain the base model
-    python model.py --chat out/ppo_ptx.pt       # talk to any checkpoint, typed or piped
+    python model.py --chat out/ppo_ptx.pt       # talk to any checkpoint; prompts typed or piped
 
 The end of the output, after 199 s on two cores:
 
     'The fox' -> ' lives in the woods. It likes it there.<|endoftext|>'
-    'What does the fox eat?\n' -> ' Please invent two sentences with Noah and a map.\n ...'
     made out/gpt.pt, corpus loss 0.788, in 199 s. Next: python sft.py
 """
 import math
@@ -191,8 +190,9 @@ def distribution(logits, temperature, pad):
     """Logits (..., V) -> log-probabilities (..., V) of the next token.
 
     Sampling and scoring both come here, because PPO compares probabilities: they must be those of
-    the distribution that the tokens were drawn from. So there is one temperature, <|pad|> has
-    probability 0, and there is no top-k: outside it, a log-ratio of two policies is infinite."""
+    the distribution that the tokens were drawn from. So there is one temperature and no top-k: a
+    token outside one policy's top k would make the log-ratio infinite. <|pad|> is never a training
+    target and must not occur in a response, so it has probability 0."""
     pad_id = torch.tensor(pad, device=logits.device)                    # scalar
     logits = (logits / temperature).index_fill(-1, pad_id, float("-inf"))   # (..., V)
     return F.log_softmax(logits, dim=-1)                                # (..., V)
@@ -313,7 +313,8 @@ def pad_batch(sequences, pad, device="cpu"):
 # berries." takes "fox" from the question. To copy, attention has to find an earlier word and pass
 # it on. A model learns this late, and only from texts that repeat themselves. So the corpus is
 # full of such texts, attention starts near copying, and the optimiser is Muon, which moves all
-# directions of a weight matrix equally far (data/training.py).
+# directions of a weight matrix equally far, so that those with small gradients are learned sooner
+# than with Adam (data/training.py).
 
 SAMPLES = ("The fox", "What does the fox eat?\n")   # texts for the new model to continue
 
@@ -326,7 +327,7 @@ class Config(BaseConfig):
     n_embd: int = 64            # width (2,048)
     block_size: int = 128       # longest sequence in tokens (2,048)
     batch_tokens: int = 2048    # tokens per step (1 million)
-    steps: int = 4_400          # 8.7 million tokens but padding, 2.3 passes (300 billion, under 1)
+    steps: int = 4_400          # 8.7 million tokens, 2.3 passes (300 billion, less than one pass)
     lr: float = 0.007           # peak learning rate of Muon, for the blocks' matrices (Adam, 2e-4)
     lr_rest: float = 4e-3       # peak learning rate of Adam, for embeddings, biases, norms (2e-4)
     chat: str = ""              # a checkpoint to talk to, instead of training

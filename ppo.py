@@ -1,8 +1,8 @@
 """Step 3. PPO against the reward model (Ouyang et al. 2022, arXiv:2203.02155, section 3.5).
 
-    out/sft_mix.pt + out/reward.pt -> out/ppo.pt, out/ppo_ptx.pt
+    out/sft_mix.pt + out/reward.pt -> out/ppo.pt, out/ppo_ptx.pt (round 1: reward_1 -> ppo_1)
 
-The words. The *policy* is the language model being trained. An *episode* is one prompt and one
+The terms. The *policy* is the language model being trained. An *episode* is one prompt and one
 response sampled from the policy. A *rollout* is a batch of episodes. Seen from outside, this is a
 bandit (3.5): one prompt, one response, one score, and the episode is over. Seen from inside, every
 token is a step, because the KL penalty below arrives token by token. The *value* of a step is the
@@ -17,8 +17,8 @@ The objective. The policy pi maximises (equation 2)
 - r(x, y) is the reward model's score of response y to prompt x.
 - The log-ratio is the KL penalty. Its mean over pi's own responses is the KL divergence from the
   reference pi_ref: 0 if both agree, otherwise positive. It is needed because the reward model is
-  only right about responses like those it was trained on. Without it, the policy finds others
-  that score well and are bad: score and KL rise while gold utility, the truth, falls (lesson 5).
+  only right about responses like those it was trained on. Without it, the policy finds responses
+  that score well but are bad: score and KL rise while gold utility, the truth, falls (lesson 5).
 - The reference is out/sft_mix.pt, because PPO starts from it (C.3): the penalty starts at 0 and
   measures what RL has changed. The SFT baseline, out/sft.pt, serves for comparison only.
 - The last term is the pretraining mix, with x from the corpus. Without it, the policy forgets what
@@ -55,15 +55,15 @@ from reward import MAX_NEW_TOKENS, load_reward_model
 @dataclass
 class Config(BaseConfig):
     """Settings, the paper's value in brackets (C.4). [not stated]: the paper gives no value."""
-    iterations_1: int = 8       # rollouts of the first PPO, whose samples train the reward model
+    iterations_1: int = 8       # rollouts of the first policy, whose samples train the reward model
     iterations: int = 40        # rollouts of PPO and PPO-ptx, 40,960 episodes (500, 256,000)
-    rollout_size: int = 1024    # episodes per rollout (512): more, for less noisy gradients
+    rollout_size: int = 1024    # episodes per rollout (512); larger, for less noisy gradients
     minibatch_size: int = 256   # episodes per optimiser step (64)
     ppo_epochs: int = 1         # passes over each rollout (1)
     beta: float = 0.15          # weight of the KL penalty (0.02; our scores have another scale)
     gamma_ptx: float = 0.4      # weight of the corpus loss per token (27.8, per what: not stated)
     clip_range: float = 0.2     # clipping range of the ratio (0.2) and of the values [not stated]
-    lam: float = 0.95           # lambda of GAE [not stated]; gamma is 1 (1): no discounting
+    lam: float = 0.95           # lambda of GAE [not stated]; its discount, gamma, is 1 (1)
     lr: float = 1e-3            # of the policy, constant after warm-up (2.55e-6 to 2.55e-5, 1.3B)
     lr_norm: float = 0.03       # of the policy's last layer norm, see make_optimizers (none)
     value_lr: float = 1e-3      # of the value network (9e-6)
@@ -93,9 +93,10 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
         return_t = A_t + V_t
 
     V_t is predicted before token t is sampled, so A_t says how much more reward followed than was
-    expected. lam chooses whom to trust. With lam = 1, the values in between cancel: A_t is all
+    expected. lam sets how far to trust V. With lam = 1, the values in between cancel: A_t is all
     reward sampled from t on, minus V_t, right on average but noisy. With lam = 0, it is one reward
-    and then V_(t+1): little noise, but wrong wherever V is wrong. After the last token no reward
+    plus V_(t+1), minus V_t: little noise, but wrong wherever V is wrong. gamma < 1 would discount
+    late rewards, but the score must count in full for every token. After the last token no reward
     is left to come, so V is 0."""
     advantages = torch.zeros_like(rewards)                              # (B, R)
     next_advantage, next_value = 0.0, 0.0
@@ -129,13 +130,14 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
         ratio = pi / pi_old
         loss  = mean_t max( -A_t ratio_t, -A_t clip(ratio_t, 1 - clip, 1 + clip) )
 
-    pi_old is the policy that sampled the rollout. At pi = pi_old, the gradient of the ratio is
-    grad log pi. Because grad pi = pi grad log pi, the mean of reward x grad log pi over samples is
-    the gradient of the expected reward. A may replace the reward: V_t and earlier rewards do not
-    depend on token t, so subtracting them adds 0 on average, and much less noise is left.
-    The samples say little about a policy far from pi_old, so the larger loss counts: a step that
-    has gone far in the good direction (ratio > 1 + clip with A > 0, ratio < 1 - clip with A < 0)
-    gets no more gradient. A step in the bad direction always does."""
+    Why the ratio: pi_old is the policy that sampled the rollout. grad pi = pi grad log pi, so
+    grad E[r] = sum_y r(y) grad pi(y) = E[ r grad log pi ], a mean over samples. Where pi = pi_old,
+    grad log pi is the gradient of the ratio. A may replace r: V_t and earlier rewards do not
+    depend on token t, so subtracting them adds 0 on average and leaves much less noise.
+
+    Why clip: the samples say little about a policy far from pi_old. The larger loss stops a step
+    that has gone far in the good direction (ratio > 1 + clip with A > 0, ratio < 1 - clip with
+    A < 0): it has no gradient. A step in the bad direction always keeps its gradient."""
     ratio = (logprobs - old_logprobs).exp()                             # (B, R)
     unclipped = -advantages * ratio                                     # (B, R)
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)             # (B, R)
@@ -177,7 +179,7 @@ def at_responses(x, prompt_lengths, mask):
         column      0    1    2    3    4
         idx         p1   p2   p3   y1   y2
         logprobs    p2   p3   y1   y2           column c belongs to idx[:, c + 1]
-        values      p2   p3   y1   y2           predicted from the tokens before
+        values      p2   p3   y1   y2           predicted before it; column 4 is not used
     """
     steps = torch.arange(mask.shape[1], device=x.device)                # (R,)
     columns = prompt_lengths[:, None] - 1 + steps                       # (B, R)
@@ -212,7 +214,7 @@ def rollout(prompts, policy, reference, value_net, reward_model, config, generat
     encoding = tokenizer.load_cached()
     device = policy.lm_head.weight.device
 
-    # 1. Sample a response to each prompt, at temperature 1 (1).
+    # 1. Sample responses at temperature 1 (1): this distribution is trained and evaluated.
     prompt_ids = tokenizer.encode_prompts(encoding, prompts)
     responses = generate(policy, prompt_ids, MAX_NEW_TOKENS, 1.0, generator)
     answers = tokenizer.decode_responses(encoding, responses)
@@ -224,14 +226,12 @@ def rollout(prompts, policy, reference, value_net, reward_model, config, generat
     logprobs, ref_logprobs, values, scores = read_episodes(
         batch, policy, reference, value_net, reward_model)
 
-    # 3. Rewards. A response that was cut off at MAX_NEW_TOKENS loses missing_eos_penalty, so that
-    #    never stopping does not pay, whatever the reward model says of half a response.
+    # 3. Rewards. A response that was cut off pays missing_eos_penalty, so that it pays to stop.
     ended = torch.tensor([float(a["ended"]) for a in answers], device=device)       # (B,)
     scores = scores - config.missing_eos_penalty * (1 - ended)          # (B,)
     rewards = token_rewards(scores, logprobs, ref_logprobs, batch["mask"], config.beta)     # (B, R)
 
-    # 4. Advantages. Returns are the value network's targets, in units of reward, so they are formed
-    #    before the advantages are whitened.
+    # 4. Advantages. Returns are targets of the values, in units of reward: form them, then whiten.
     raw_advantages, returns = gae(rewards, values, batch["mask"], 1.0, config.lam)  # (B, R) twice
     advantages = whiten(raw_advantages, batch["mask"])                  # (B, R)
 
@@ -287,9 +287,9 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
     start = time.time()
     device, rng, generator = set_up(config)
 
-    # Two networks learn, two are frozen. The policy is in eval mode: with dropout, the first ratio
-    # would not be 1. The value network is a separate one, so that its loss does not pull at the
-    # policy. It starts from the reward model, which can already predict a response's score.
+    # Policy and value network learn, two are frozen. Dropout is off, or the first ratio would not
+    # be 1. The value network is separate, so that its loss does not pull at the policy. It starts
+    # from the reward model, which can already predict a response's score.
     sft_mix = files.require(config, "sft_mix", "sft.py")
     policy = load_model(sft_mix, device)
     reference = load_model(sft_mix, device)
@@ -297,7 +297,7 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
     value_net = copy.deepcopy(reward_model)
     optimizers = make_optimizers(policy, value_net, config)
     # Each rollout adds noise to the policy. An exponential moving average of its weights (EMA, C.4)
-    # is smoother, so it is kept. The start ends with 1.8 % of the weight (0.992^500 = 1.8 %).
+    # is smoother, so it is kept. The initial weights end with 1.8 % of it (0.992^500 = 1.8 %).
     ema_policy = copy.deepcopy(policy)
     decay = 0.018 ** (1 / iterations)
 
@@ -311,7 +311,7 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
     log = files.MetricLog(config, name)
     bar = tqdm(range(iterations), desc=name)
     for iteration in bar:
-        # 1. Rollout: answer prompts, score the responses, estimate advantages.
+        # 1. Rollout. New in each iteration: the gradient is a mean over the policy's own responses.
         if len(queue) < config.rollout_size:
             queue = rng.sample(all_prompts, len(all_prompts))
         prompts = queue[:config.rollout_size]
@@ -348,8 +348,7 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
 
 
 # ================================================================================ PPO ends here
-# Below: batching, bookkeeping of the loop, the comparison of six models, the whole run.
-
+# Below: batching, bookkeeping, the comparison of six models, the whole run.
 MICRO_BATCH = 64    # episodes that pass through a network together: more need more memory
 
 
@@ -402,7 +401,7 @@ UPDATE_METRICS = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "pt
 
 
 def make_optimizers(policy, value_net, config):
-    """Adam (0.9, 0.95; appendix C) for policy and value network, whose weights work already.
+    """Adam (0.9, 0.95; appendix C) for policy and value network, which start trained.
 
     Each group of weights remembers its peak learning rate. The policy's last layer norm scales all
     logits, so it sets how sure the policy is. It has a higher rate because Adam changes a weight
@@ -417,7 +416,8 @@ def make_optimizers(policy, value_net, config):
 
 
 def rollout_stats(batch, ended):
-    """Means over a rollout, for the log: a dict of floats. ended (B,)."""
+    """Means over a rollout, for the log: a dict of floats. ended (B,). explained_variance is 1 if
+    the values predict the returns exactly, 0 if no better than the mean return."""
     mask = batch["mask"]                                                # (B, R)
     k1, k3 = kl_estimates(batch["logprobs"], batch["ref_logprobs"])     # (B, R), (B, R)
     spread = batch["returns"] - masked_mean(batch["returns"], mask)     # (B, R)
@@ -437,8 +437,8 @@ def rollout_stats(batch, ended):
 def add_metrics(metrics, part, logprobs, share, p_loss, v_loss, clip_fraction):
     """Add a micro-batch's metrics, weighted by its share of the tokens, to a minibatch's.
 
-    approx_kl is KL(pi_old || pi): how far the update has moved. ratio is 1 plus the largest
-    deviation of pi / pi_old from 1."""
+    approx_kl is KL(pi_old || pi): how far the update has moved. Like clip_fraction, it is large if
+    steps are too large. ratio is 1 plus the largest deviation of pi / pi_old from 1."""
     _, k3 = kl_estimates(part["logprobs"], logprobs)                    # (b, r)
     departure = ((logprobs - part["logprobs"]).exp() - 1) * part["mask"]        # (b, r)
     metrics["policy_loss"] += (share * p_loss).item()
@@ -449,9 +449,7 @@ def add_metrics(metrics, part, logprobs, share, p_loss, v_loss, clip_fraction):
 
 
 def mean_metrics(steps):
-    """An iteration's metrics: means over its optimiser steps.
-
-    The ratio is that of the first step, before which the policy has not moved: it must be 1."""
+    """Means over an iteration's steps. The ratio is the first step's, where it must be 1."""
     means = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]}
     return means | {"ratio": steps[0]["ratio"]}
 

@@ -1,25 +1,25 @@
 """Step 2. The reward model: what people prefer, as a number (Ouyang et al. 2022, section 3.5, C.2).
 
-    round 1:  samples of sft_epochs/*.pt, sft_mix.pt, gpt.pt -> reward_1.pt, sft.pt, rankings.jsonl
-    round 2:  the same and samples of ppo_1.pt               -> reward.pt, more rankings
+    round 1:  samples of the last sft_epoch, sft_mix, gpt -> rankings.jsonl, reward_1.pt, sft.pt
+    round 2:  the same and samples of ppo_1               -> more rankings, reward.pt
 
 Labelers, who are simulated people (data/labeler.py), rank K responses to a prompt. The reward
 model r is a language model whose last layer gives one number instead of logits. It learns to
 give the higher score to the preferred response (equation 1):
 
-    loss = - 1 / C(K, 2)  E[ log sigmoid( r(x, y_w) - r(x, y_l) ) ]
+    loss = - E_x [ 1 / C(K, 2)  sum_(w, l) log sigmoid( r(x, y_w) - r(x, y_l) ) ]
 
 x is the prompt, y_w the response that won a comparison, y_l the one that lost. This is the
 Bradley-Terry model: people choose y_w with probability sigmoid(difference of the scores). The loss
-is the negative log-likelihood of their choices. Labelers need not give absolute marks.
+is the negative log-likelihood of their choices.
 
-- E is the mean over prompts: all C(K, 2) comparisons of a prompt form one batch element. Each
+- The sum is over the C(K, 2) = K (K - 1) / 2 pairs of a prompt, which form one batch element. Each
   response is in K - 1 of them, so spreading them over several updates would train on it K - 1
-  times per pass and overfit (3.5). It is also cheaper: one forward pass per response.
+  times per pass and overfit (3.5). It is also cheaper, because each response is read only once.
 - Ties are dropped (C.2), because equation 1 needs a winner and a loser.
 - The loss leaves the level of the scores free. A bias puts the demonstrations at 0 on average
   (3.5), so that 0 means "as good as a labeler's answer". PPO does not need it: a constant added to
-  all scores is learned by the value network and cancels out of the advantages.
+  all scores, once per response, is learned by the value network and cancels in the advantages.
 
 Why two rounds: the policy of step 3 looks for responses with high scores. A reward model that has
 only seen samples of SFT models is wrong about many of these, so a first PPO policy's responses are
@@ -54,13 +54,13 @@ MAX_NEW_TOKENS = 32             # of a response in ranking, RL and evaluation (1
 @dataclass
 class Config(BaseConfig):
     """Settings, the paper's value in brackets (3.5, C.2). [not stated]: it gives none."""
-    round: int = 1              # 1: rank samples of SFT models; 2: of the first PPO policy, too
+    round: int = 1              # 1: rank samples of SFT models; 2: also of the first PPO policy
     prompts_1: int = 5_000      # prompts ranked in round 1 (33,207 in all)
     prompts_2: int = 15_000     # prompts ranked in round 2
     k: int = 6                  # responses per prompt (4 to 9)
     labelers_per_prompt: int = 5    # rank the same responses (mostly 1): their errors cancel
     epochs: int = 3             # passes over the rankings (1, because more overfit; here 3 beat 2)
-    batch_size: int = 8         # prompts per step (64): small steps learn more from fewer prompts
+    batch_size: int = 8         # prompts per step (64): more updates from fewer prompts
     lr: float = 0.0045          # Muon's peak, for matrices of the blocks (Adam, 9e-6 for 6B)
     lr_rest: float = 2e-3       # Adam's peak, for the other weights (9e-6)
 
@@ -90,7 +90,8 @@ class RewardModel(nn.Module):
         return self.score(hidden).squeeze(-1) + self.bias               # (B, T)
 
     def forward(self, idx, lengths):
-        """idx (B, T), lengths (B,) -> scores (B,): the number at the last token before padding."""
+        """idx (B, T), lengths (B,) -> scores (B,): the number at the last token before padding, the
+        only one that has seen the whole response, because attention is causal."""
         return self.values(idx).gather(1, lengths[:, None] - 1).squeeze(1)
 
 
@@ -173,7 +174,7 @@ def ranking_batch(rankings, encoding, pad, device):
 def fit(config, rankings):
     """Train on the rankings for config.epochs passes. Returns (model, losses per step).
 
-    Round 1 starts from the base model and not from an SFT model (nor did the paper's final one,
+    Round 1 starts from the base model and not from an SFT model (like the paper's final version,
     C.2). Round 2 continues round 1's model, because a new one may take a long time to learn to
     compare a response with its prompt. For the same reason the optimiser is Muon (model.py), which
     learns it sooner than Adam."""
@@ -264,7 +265,8 @@ def collect(prompts, sources, k, rng, generator):
     """K distinct responses per prompt: a list of lists of {"text", "ended", "sampler"}.
 
     prompts: rows of a prompts file. sources: see `response_sources`. A duplicate is sampled again
-    at a higher temperature (sampler NAME_again), up to three times, and then left out."""
+    at a higher temperature (sampler NAME_again), because equal texts cannot be compared, up to
+    three times, and then left out."""
     encoding = tokenizer.load()
     prompt_ids = tokenizer.encode_prompts(encoding, prompts)
     fixed, rotating = sources
@@ -299,7 +301,7 @@ def collect(prompts, sources, k, rng, generator):
 def rank(prompts, responses, labelers, rng, round, opinions=1):
     """Rankings, the lines of out/rankings.jsonl: `opinions` labelers per prompt rank its responses.
 
-    The first signs the line, the others are its second_opinions. None sees another's ranks."""
+    The first is named on the line, the others are second_opinions. None sees another's ranks."""
     rankings = []
     for row, candidates in zip(prompts, responses):
         first, *others = rng.sample(labelers, opinions)
@@ -482,7 +484,7 @@ def keep_best_sft(config, model, prompts):
     extra = files.stage_extra(config, "sft", made_from=["gpt", "reward_1"])
     path = Path(config.out) / "sft.pt"
     files.save_checkpoint(path, baseline, **extra, epoch=int(epoch), scores=table)
-    print(f"    the samples of SFT epoch {int(epoch)} score best: it becomes {path}, the baseline")
+    print(f"    SFT epoch {int(epoch)} becomes {path}, the baseline (best score)")
 
 
 # ---------------------------------------------------------------- bookkeeping

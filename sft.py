@@ -6,11 +6,11 @@ A demonstration is a prompt with an answer written by a labeler. Labelers are pe
 rank answers; ours are simulated (data/labeler.py). Ouyang et al. 2022, arXiv:2203.02155, train for
 16 epochs with residual dropout 0.2 and a cosine schedule (section 3.5; [not stated] marks settings
 for which the paper gives no value). The loss is the base model's, but on the response y only,
-because the prompt x is given and need not be predicted:
+because the prompt x is given, and SFT should not teach to write prompts:
 
     loss = - sum_t m_t log pi(y_t | x, y_<t) / sum_t m_t        m_t = 1 on response tokens, else 0
 
-Two models come out of it:
+Two kinds of model come out of it:
 - The SFT baseline, out/sft.pt, is what PPO is compared with. In the paper its validation loss is
   best after one epoch (here after 5 to 13, then flat), but people prefer the answers of later
   epochs. So every epoch is kept, and in step 2 the reward model chooses one by its answers (C.1).
@@ -46,7 +46,7 @@ class Config(BaseConfig):
     epochs: int = 16            # passes over the demonstrations (16)
     batch_size: int = 32        # demonstrations per step (32)
     lr: float = 1e-3            # peak, cosine to 10 % (1.3B: 9.65e-6, its reference 5e-6);
-                                # a tiny model takes larger steps
+                                # a tiny model tolerates larger steps
     dropout: float = 0.2        # on the residual branches (0.2)
     mix_epochs: int = 8         # epochs of the reference (2, too few with our 3,000 demonstrations)
     mix: float = 0.1            # share of corpus tokens mixed into the reference (10 %)
@@ -113,7 +113,7 @@ def finetune(config, name, epochs, mix, keep):
         # x corpus tokens are the share x / (x + tokens) = mix of all tokens
         documents, _ = read_corpus(encoding, model.config.block_size)
         corpus = corpus_batches(documents, tokens * mix / (1 - mix), rng)
-    # Adam, because few steps are needed from weights that already work, and the paper uses it.
+    # Adam, like the paper, because few steps are needed from trained weights.
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)
     steps = epochs * (len(train_pairs) // config.batch_size)
     step = 0

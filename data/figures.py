@@ -353,7 +353,7 @@ QUANTITIES = [
     ("ref_logprob", "log-prob, reference", "log π$_{ref}$ of the same token"),
     ("kl", "KL", "log π − log π$_{ref}$"),
     ("reward", "reward", "−β × KL (last: + score)"),
-    ("value", "value", "rewards expected from here on"),
+    ("value", "value", "reward expected before it"),
     ("advantage", "advantage", "better or worse than expected"),
 ]
 MARGIN = 2.0            # inches to the left of the strip, for the names
@@ -483,11 +483,11 @@ STEPS = [
     ("weights", COLUMN[2], 2.3, WIDE, 0.52, "out/reward_1.pt", "reward model, from gpt.pt"),
     ("weights", COLUMN[2], 2.94, WIDE, 0.84, "out/sft.pt",
      "SFT baseline: the epoch\nwhose samples the reward\nmodel scores best"),
-    ("weights", COLUMN[3], 2.3, WIDE, 0.52, "out/ppo_1.pt", "policy of round 1"),
+    ("weights", COLUMN[3], 2.3, WIDE, 0.52, "out/ppo_1.pt", "policy, from sft_mix.pt"),
     ("weights", COLUMN[2], 4.3, WIDE, 0.7, "out/reward.pt",
      "reward_1.pt trained further,\non rankings of both rounds"),
     ("weights", COLUMN[3], 4.3, WIDE, 0.7, "out/ppo.pt, ppo_ptx.pt",
-     "policies without and with\nthe pretraining mix"),
+     "from sft_mix.pt, without\nand with the pretraining mix"),
 ]
 HEADINGS = [
     "Step 0: base model",
