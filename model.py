@@ -327,7 +327,7 @@ class Config(BaseConfig):
     n_embd: int = 64            # width (2,048)
     block_size: int = 128       # longest sequence in tokens (2,048)
     batch_tokens: int = 2048    # tokens per step (1 million)
-    steps: int = 4_400          # 8.7 million tokens, 2.3 passes (300 billion, less than one pass)
+    steps: int = 4_400          # 8.7 million tokens (batches are not full), 2.3 passes (300 B)
     lr: float = 0.007           # peak learning rate of Muon, for the blocks' matrices (Adam, 2e-4)
     lr_rest: float = 4e-3       # peak learning rate of Adam, for embeddings, biases, norms (2e-4)
     chat: str = ""              # a checkpoint to talk to, instead of training

@@ -15,10 +15,10 @@ The objective. The policy pi maximises (equation 2)
     E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_ref(y|x) ) ]  +  gamma_ptx E_x [ log pi(x) ]
 
 - r(x, y) is the reward model's score of response y to prompt x.
-- The log-ratio is the KL penalty. Its mean over pi's own responses is the KL divergence from the
-  reference pi_ref: 0 if both agree, otherwise positive. It is needed because the reward model is
-  only right about responses like those it was trained on. Without it, the policy finds responses
-  that score well but are bad: score and KL rise while gold utility, the truth, falls (lesson 5).
+- beta times the log-ratio is the KL penalty. The mean log-ratio over pi's own responses is the KL
+  divergence from the reference pi_ref: 0 if both agree, otherwise positive. The penalty is needed
+  because the reward model is only right about responses like those it was trained on. If beta is
+  too small, the policy finds bad ones that score well: score and KL rise, gold utility falls.
 - The reference is out/sft_mix.pt, because PPO starts from it (C.3): the penalty starts at 0 and
   measures what RL has changed. The SFT baseline, out/sft.pt, serves for comparison only.
 - The last term is the pretraining mix, with x from the corpus. Without it, the policy forgets what
@@ -29,8 +29,8 @@ The objective. The policy pi maximises (equation 2)
 
     model.py -> sft.py -> reward.py -> PPO -> reward.py with PPO's samples -> PPO and PPO-ptx
 
-PPO-ptx took 90 s on two cores: "its last rollout: score 0.84, gold 0.850, KL 0.75". All logged
-metrics are explained in notebooks/README.md.
+PPO-ptx took 90 s on two cores: "its last rollout: score 0.84, gold 0.850, KL 0.75" (of training
+prompts, before averaging). notebooks/README.md explains all metrics.
 """
 import copy
 import json
@@ -78,8 +78,9 @@ class Config(BaseConfig):
 def token_rewards(scores, logprobs, ref_logprobs, mask, beta):
     """The first term of equation 2, per token: scores (B,), the rest (B, R) -> rewards (B, R).
 
-    The log-ratio of a response is the sum over its tokens, so each token pays its own share of the
-    KL penalty. The score is paid on the last token, because it judges the whole response."""
+    The log-ratio of a response is the sum over its tokens, so each token pays its share of the KL
+    penalty. As a reward and not a loss term, it also reaches the tokens that led to it. The score
+    is paid on the last token, because it judges the whole response."""
     rewards = -beta * (logprobs - ref_logprobs) * mask                  # (B, R)
     last = mask.sum(1).long() - 1                                       # (B,)
     return rewards.scatter_add(1, last[:, None], scores[:, None])       # (B, R)
@@ -90,7 +91,7 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
 
         delta_t  = r_t + gamma V_(t+1) - V_t
         A_t      = delta_t + gamma lam A_(t+1)
-        return_t = A_t + V_t
+        return_t = A_t + V_t            the reward from t on, which V_t learns to predict
 
     V_t is predicted before token t is sampled, so A_t says how much more reward followed than was
     expected. lam sets how far to trust V. With lam = 1, the values in between cancel: A_t is all
@@ -179,8 +180,7 @@ def at_responses(x, prompt_lengths, mask):
         column      0    1    2    3    4
         idx         p1   p2   p3   y1   y2
         logprobs    p2   p3   y1   y2           column c belongs to idx[:, c + 1]
-        values      p2   p3   y1   y2           predicted before it; column 4 is not used
-    """
+        values      p2   p3   y1   y2           predicted before it; column 4 is not used"""
     steps = torch.arange(mask.shape[1], device=x.device)                # (R,)
     columns = prompt_lengths[:, None] - 1 + steps                       # (B, R)
     columns = columns.clamp(max=x.shape[1] - 1)                         # (B, R)
@@ -214,15 +214,15 @@ def rollout(prompts, policy, reference, value_net, reward_model, config, generat
     encoding = tokenizer.load_cached()
     device = policy.lm_head.weight.device
 
-    # 1. Sample responses at temperature 1 (1): this distribution is trained and evaluated.
+    # 1. Sample at temperature 1 (1), the distribution that learns. Greedy answers would not vary.
     prompt_ids = tokenizer.encode_prompts(encoding, prompts)
     responses = generate(policy, prompt_ids, MAX_NEW_TOKENS, 1.0, generator)
     answers = tokenizer.decode_responses(encoding, responses)
     batch = batch_of(prompt_ids, responses, policy.config.pad_id, device)
 
-    # 2. Read them again. Sampling knew the log-probs, but computed them with left padding and a
-    #    cache. Computed as in the update, they agree with it to rounding, so the first ratio is 1.
-    #    Another value means that rollout and update disagree, e.g. by dropout or a temperature.
+    # 2. Read their ids again (text may encode to other ids). Sampling knew the log-probs, but with
+    #    left padding and a cache. Computed as in the update, they agree with it, so the first ratio
+    #    is 1. Another value means that the two disagree, e.g. by dropout or a temperature.
     logprobs, ref_logprobs, values, scores = read_episodes(
         batch, policy, reference, value_net, reward_model)
 
@@ -336,7 +336,7 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
             for ema, now in zip(ema_policy.parameters(), policy.parameters()):
                 ema.lerp_(now, 1 - decay)
 
-        # 5. Log. Gold utility, the truth of the toy world, is logged and used for nothing else.
+        # 5. Log. Gold utility, the truth of the toy world, is logged, but training never uses it.
         stats = batch["stats"] | {"gold": judge.mean_utility(prompts, batch["answers"])}
         log.write(step=iteration, **stats, **mean_metrics(steps))
         figures.show_progress(bar, iteration in (0, iterations - 1), stats, prompts, batch)
@@ -355,7 +355,7 @@ MICRO_BATCH = 64    # episodes that pass through a network together: more need m
 def batch_of(prompts, responses, pad, device):
     """Two lists of lists of ids -> dict: idx (B, T), lengths, prompt_lengths (B,), mask (B, R).
 
-    The mask comes from lengths and not from pad tokens."""
+    The mask comes from lengths: a mask from ids would drop a real token if pad and end were one."""
     sequences = [p + r for p, r in zip(prompts, responses)]
     idx, lengths = pad_batch(sequences, pad, device)                    # (B, T), (B,)
     prompt_lengths = torch.tensor([len(p) for p in prompts], device=device)         # (B,)
@@ -401,7 +401,7 @@ UPDATE_METRICS = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "pt
 
 
 def make_optimizers(policy, value_net, config):
-    """Adam (0.9, 0.95; appendix C) for policy and value network, which start trained.
+    """Adam (0.9, 0.95; appendix C) for policy and value network, like the paper's.
 
     Each group of weights remembers its peak learning rate. The policy's last layer norm scales all
     logits, so it sets how sure the policy is. It has a higher rate because Adam changes a weight
@@ -464,7 +464,7 @@ def policy_settings(config, name, iterations, gamma_ptx):
 
 
 def save_policy(config, name, reward_name, iterations, policy, value_net):
-    """Save both networks. The policy is last, because its file marks the stage as complete."""
+    """Save both networks; the policy last, because its file marks the stage as complete."""
     extra = files.stage_extra(config, "ppo", made_from=["sft_mix", reward_name])
     extra["settings"] = policy_settings(config, name, iterations, config.gamma_ptx)
     files.save_checkpoint(Path(config.out) / f"{name}_value.pt", value_net, **extra)

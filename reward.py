@@ -13,9 +13,9 @@ x is the prompt, y_w the response that won a comparison, y_l the one that lost. 
 Bradley-Terry model: people choose y_w with probability sigmoid(difference of the scores). The loss
 is the negative log-likelihood of their choices.
 
-- The sum is over the C(K, 2) = K (K - 1) / 2 pairs of a prompt, which form one batch element. Each
-  response is in K - 1 of them, so spreading them over several updates would train on it K - 1
-  times per pass and overfit (3.5). It is also cheaper, because each response is read only once.
+- The sum is over the C(K, 2) = K (K - 1) / 2 pairs of a prompt: K = 6 responses give 15, two give
+  1. They form one batch element. Each response is in K - 1 of them, so spreading them over several
+  updates would train on it K - 1 times per pass and overfit (3.5), and read it more than once.
 - Ties are dropped (C.2), because equation 1 needs a winner and a loser.
 - The loss leaves the level of the scores free. A bias puts the demonstrations at 0 on average
   (3.5), so that 0 means "as good as a labeler's answer". PPO does not need it: a constant added to
@@ -80,7 +80,7 @@ class RewardModel(nn.Module):
         self.score = nn.Linear(config.n_embd, 1, bias=False)
         self.register_buffer("bias", torch.zeros(()))       # not trained, see `centre`
         init_weights(self)
-        nn.init.zeros_(self.score.weight)                   # all responses start equal: loss log 2
+        nn.init.zeros_(self.score.weight)           # no opinion at first: loss -log sigmoid(0)
 
     def values(self, idx, **layout):
         """idx (B, T) -> (B, T): a number per position, from the tokens up to and including it.
@@ -136,8 +136,8 @@ def ranking_batch(rankings, encoding, pad, device):
         positions    0  1  2    3  4    3  4  5
         last                       ^          ^     where the scores are read
 
-    attn_mask lets a response see the prompt and itself but no other response, so its score is the
-    same as if it stood alone. A missing response takes part in no comparison."""
+    attn_mask lets a response see the prompt and itself but no other response, and its positions
+    follow the prompt's, so its score is that of a response alone. A missing one is in no pair."""
     K = max(len(ranking["responses"]) for ranking in rankings)
     last = torch.zeros(len(rankings), K, dtype=torch.long)
     preferred = torch.zeros(len(rankings), K, K)

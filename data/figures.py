@@ -353,7 +353,7 @@ QUANTITIES = [
     ("ref_logprob", "log-prob, reference", "log π$_{ref}$ of the same token"),
     ("kl", "KL", "log π − log π$_{ref}$"),
     ("reward", "reward", "−β × KL (last: + score)"),
-    ("value", "value", "reward expected before it"),
+    ("value", "value", "future reward, before it"),
     ("advantage", "advantage", "better or worse than expected"),
 ]
 MARGIN = 2.0            # inches to the left of the strip, for the names
