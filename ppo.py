@@ -17,13 +17,13 @@ The objective. The policy pi maximises (equation 2)
 - r(x, y) is the reward model's score of response y to prompt x.
 - beta times the log-ratio is the KL penalty. The mean log-ratio over pi's own responses is the KL
   divergence from the reference pi_ref: 0 if both agree, otherwise positive. The penalty is needed
-  because the reward model is only right about responses like those it was trained on. If beta is
-  too small, the policy finds bad ones that score well: score and KL rise, gold utility falls.
+  because the reward model is only right about responses like those it was trained on. A small beta
+  lets the policy find bad ones: score and KL rise, gold utility falls. A large one stops it.
 - The reference is out/sft_mix.pt, because PPO starts from it (C.3): the penalty starts at 0 and
-  measures what RL has changed. The SFT baseline, out/sft.pt, serves for comparison only.
-- The last term is the pretraining mix, with x from the corpus. Without it, the policy forgets what
-  the base model knew: its corpus loss rises, the alignment tax. The result is called PPO if
-  gamma_ptx = 0 and PPO-ptx otherwise, which is InstructGPT.
+  measures what RL has changed. The SFT baseline, out/sft.pt, is for comparison only.
+- The last term is the pretraining mix, with x from the corpus. Without it (gamma_ptx = 0, called
+  PPO), the policy forgets what the base model knew: its corpus loss rises, the alignment tax. With
+  it, the result is called PPO-ptx, which is InstructGPT.
 
 `python ppo.py` runs every step that has no output yet, in two rounds, and then compares six models:
 
@@ -131,10 +131,10 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
         ratio = pi / pi_old
         loss  = mean_t max( -A_t ratio_t, -A_t clip(ratio_t, 1 - clip, 1 + clip) )
 
-    Why the ratio: pi_old is the policy that sampled the rollout. grad pi = pi grad log pi, so
-    grad E[r] = sum_y r(y) grad pi(y) = E[ r grad log pi ], a mean over samples. Where pi = pi_old,
-    grad log pi is the gradient of the ratio. A may replace r: V_t and earlier rewards do not
-    depend on token t, so subtracting them adds 0 on average and leaves much less noise.
+    Why the ratio: a drawn token is discrete, so r has no gradient. But grad pi = pi grad log pi, so
+    grad E[r] = sum_y r(y) grad pi(y) = E[ r grad log pi ], a mean over samples. At pi = pi_old, the
+    policy of the rollout, grad log pi is the gradient of the ratio. A may replace r: V_t and
+    earlier rewards do not depend on token t: subtracting them only takes off noise, on average.
 
     Why clip: the samples say little about a policy far from pi_old. The larger loss stops a step
     that has gone far in the good direction (ratio > 1 + clip with A > 0, ratio < 1 - clip with
@@ -323,7 +323,7 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
         for group in [*optimizers[0].param_groups, *optimizers[1].param_groups]:
             group["lr"] = warm * group["peak"]
 
-        # 3. PPO: ppo_epochs passes over the rollout, one optimiser step per minibatch.
+        # 3. PPO: one optimiser step per minibatch. From the second on, the clip can act.
         steps = []
         for _ in range(config.ppo_epochs):
             order = torch.randperm(len(prompts), generator=generator, device=device)    # (B,)

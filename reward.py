@@ -11,7 +11,7 @@ give the higher score to the preferred response (equation 1):
 
 x is the prompt, y_w the response that won a comparison, y_l the one that lost. This is the
 Bradley-Terry model: people choose y_w with probability sigmoid(difference of the scores). The loss
-is the negative log-likelihood of their choices.
+is the negative log-likelihood of their choices. Ranks need no common scale of marks.
 
 - The sum is over the C(K, 2) = K (K - 1) / 2 pairs of a prompt: K = 6 responses give 15, two give
   1. They form one batch element. Each response is in K - 1 of them, so spreading them over several
