@@ -594,14 +594,16 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
                            lambda: files.check_rl(config, block_size, MAX_NEW_TOKENS),
                            lambda: train_policy(config, name, reward_name, iterations, gamma_ptx))
 
-    demonstrations = sft_stage.read_demonstrations(tokenizer.load())
-    files.check_evaluation(config.split, block_size, MAX_NEW_TOKENS)
+    encoding = tokenizer.load_cached()
     seconds = files.make_missing(config, [
-        files.Stage("data", [], {}, lambda: None, prepare.corpus_texts),
+        files.Stage("data", [], {},
+                    lambda: files.check_evaluation(config.split, block_size, MAX_NEW_TOKENS),
+                    prepare.corpus_texts),
         files.Stage("pretrain", ["gpt"], files.settings_of(pretrain),
                     lambda: None, lambda: pretraining.train(pretrain)),
         files.Stage("sft", ["sft_mix"], files.settings_of(sft),
-                    lambda: files.check_sft(sft, demonstrations, block_size),
+                    lambda: files.check_sft(sft, sft_stage.read_demonstrations(encoding),
+                                            block_size),
                     lambda: sft_stage.train(sft)),
         reward(["reward_1", "sft"], reward_1),
         policy("ppo_1", "reward_1", config.iterations_1, 0.0),
@@ -611,12 +613,13 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
 
     start = time.time()
     results, prompts, responses = evaluate(config)
+    out = Path(config.out)
+    figures.plot_run(out, results)
     seconds["evaluate"] = time.time() - start
     seconds["total"] = sum(seconds.values())
     results |= {"seconds": seconds, "peak_mb": figures.peak_memory()}
-    out = Path(config.out)
-    figures.report(out, results, prompts, responses)
     files.write(out / "results.json", json.dumps(results, indent=1))
+    figures.print_run(out, results, prompts, responses)
     return results
 
 

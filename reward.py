@@ -324,7 +324,7 @@ def train(config):
 
     # 1. Sample responses to this round's prompts. Too few distinct ones make no ranking.
     valid = files.read_prompts("valid")
-    first, n_prompts = share(config)
+    first, n_prompts = files.prompts_of_round(config)
     prompts = files.read_prompts("rm")[first:first + n_prompts]
     sources = response_sources(config)
     earlier, later = files.other_rankings(config)
@@ -495,11 +495,6 @@ def dependencies(config):
     if config.round == 1:
         del settings["prompts_2"]
     return settings
-
-
-def share(config):
-    """Which of the prompts this round ranks: (number of the first, how many)."""
-    return (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
 
 
 def main(config):

@@ -153,11 +153,8 @@ def print_accuracies(report):
     print("    " + ", ".join(f"{name} {x:.3f}" for name, x in accuracies.items()))
 
 
-def report(out, results, prompts, responses):
-    """Draw all pictures of a run, and print its table and five prompts answered by all models."""
-    plot_losses(out)
-    plot_dashboard(out)
-    plot_figures(out, results)
+def print_run(out, results, prompts, responses):
+    """Print five prompts answered by all models, the table of a run, and what it has made."""
     side_by_side(prompts, responses)
     print(f"\n{table(results)}\n\nmade {out}/results.json, losses.png, reward.png, ppo.png and "
           f"figures.png; {results['seconds']['total']:.0f} s in all, peak memory "
@@ -165,6 +162,13 @@ def report(out, results, prompts, responses):
 
 
 # ---------------------------------------------------------------- pictures of a run
+
+
+def plot_run(out, results):
+    """Draw losses.png, ppo.png and figures.png of a finished run."""
+    plot_losses(out)
+    plot_dashboard(out)
+    plot_figures(out, results)
 
 
 def plot_losses(out):

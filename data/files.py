@@ -533,9 +533,7 @@ def check_reward(config, block_size, max_new_tokens):
     """Check what a round of rankings needs before anything is trained. block_size: of the base
     model. Raises UserError."""
     prompts = read_prompts("rm")
-    earlier, ranked = 0, config.prompts_1
-    if config.round == 2:
-        earlier, ranked = config.prompts_1, config.prompts_2
+    earlier, ranked = prompts_of_round(config)
     limits = {"round": (config.round, 1, 2),
               "k": (config.k, 3, 9),
               "labelers_per_prompt": (config.labelers_per_prompt, 1, len(get_labelers("train"))),
@@ -547,6 +545,11 @@ def check_reward(config, block_size, max_new_tokens):
     prompt_ids = tokenizer.encode_prompts(tokenizer.load_cached(), prompts + read_prompts("valid"))
     what = "ranking, the longest prompt with its response,"
     check_room(block_size, prompt_ids, what, max_new_tokens)
+
+
+def prompts_of_round(config):
+    """Which prompts a round of rankings takes: (number of the first, how many)."""
+    return (0, config.prompts_1) if config.round == 1 else (config.prompts_1, config.prompts_2)
 
 
 def check_rl(config, block_size, max_new_tokens):
@@ -588,7 +591,7 @@ def other_rankings(config):
     if config.round == 2:
         require(config, "sft", "reward.py")                 # needed at the end: fail early
         return [line for line in read_rankings(path) if line["round"] == 1], []
-    if (Path(config.out) / "reward.pt").exists() and path.exists():
+    if checkpoint(config, "reward").exists() and path.exists():
         # Round 1 is made again, and round 2's model has learned from its own lines
         return [], [line for line in read_rankings(path) if line["round"] == 2]
     return [], []
@@ -597,10 +600,15 @@ def other_rankings(config):
 class Stage(NamedTuple):
     """One step of the whole run."""
     kind: str               # the entry of seconds.json that its time is added to
-    names: list             # of the checkpoints that it makes; none: made every time
+    names: list             # of the checkpoints that it makes; none: due in every run
     settings: dict          # that these depend on
     check: Callable         # raises UserError if something is missing that training needs
     train: Callable         # makes the checkpoints
+
+
+def is_due(config, stage):
+    """Return whether a stage has to run. May raise UserError, see `missing`."""
+    return not stage.names or bool(missing(config, stage.names, stage.settings))
 
 
 def make_missing(config, stages):
@@ -613,13 +621,13 @@ def make_missing(config, stages):
             standing[name] = stage.settings if stage.kind == "ppo" else None
     check_standing(config, standing)
     for stage in stages:
-        if missing(config, stage.names, stage.settings):
+        if is_due(config, stage):
             stage.check()
     check_complete(config)
     path = Path(config.out) / "seconds.json"
     seconds = stage_seconds(path)
     for stage in stages:
-        if stage.names and not missing(config, stage.names, stage.settings):
+        if not is_due(config, stage):
             # Its parents may be new
             check_standing(config, {name: standing[name] for name in stage.names})
             continue

@@ -1306,12 +1306,12 @@ def other_people(world, folder, slips):
         kept = path.suffix in (".jsonl", ".tiktoken", ".txt", ".sha256")
         if kept and not (folder / path.name).exists():
             shutil.copy(path, folder)
-    lines = []
+    rewritten = []
     for row in files.read_jsonl(world / "demonstrations.jsonl", task=dict, labeler=str):
         number = int(row["labeler"].split("-")[1])
         completion = labeler.Labeler(number).demonstrate(row["task"], slips)
-        lines.append(json.dumps(row | {"completion": completion}) + "\n")
-    files.write(folder / "demonstrations.jsonl", "".join(lines))
+        rewritten.append(row | {"completion": completion})
+    files.write_jsonl(folder / "demonstrations.jsonl", rewritten)
     return folder
 
 

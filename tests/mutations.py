@@ -134,7 +134,7 @@ BUGS = [
         "everyone[turn::len(rotating)]",
         "everyone[::len(rotating)]",
         "test_the_last_place_goes_to_the_odd_writers_in_turn"),
-    Bug("round 2 ranks round 1's prompts", "the RM overfits them", "reward.py",
+    Bug("round 2 ranks round 1's prompts", "the RM overfits them", "data/files.py",
         "else (config.prompts_1, config.prompts_2)", "else (0, config.prompts_2)",
         "test_round_2_ranks_further_prompts_and_learns_from_both_rounds"),
     Bug("round 2 forgets round 1", "the RM unlearns what SFT samples are like", "reward.py",

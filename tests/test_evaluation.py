@@ -1066,6 +1066,24 @@ def test_the_stages_follow_each_other_as_in_the_paper_and_ppo_twice(stages):
     ]
 
 
+def test_the_results_are_saved_before_they_are_shown(stages, monkeypatch):
+    """`python ppo.py | head -1`: nobody reads the table, and nothing is lost."""
+
+    def nobody_reads(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(figures, "print_run", nobody_reads)
+    with pytest.raises(BrokenPipeError):
+        ppo.run(stages.config)
+    assert (stages.out / "results.json").exists()
+
+
+def test_the_demonstrations_are_read_only_if_sft_is_still_to_do(stages, monkeypatch):
+    monkeypatch.setattr(files, "missing", lambda config, names, settings: [])
+    monkeypatch.setattr(sft, "read_demonstrations", lambda *_: pytest.fail("read in vain"))
+    ppo.run(stages.config)
+
+
 def test_settings_of_earlier_stages_are_taken_as_they_are_given(stages):
     common = dict(seed=7, out=str(stages.out), device="cpu")
     given = {
