@@ -3,12 +3,13 @@
     out/sft_mix.pt + out/reward.pt -> out/ppo.pt, out/ppo_ptx.pt (round 1: reward_1 -> ppo_1)
 
 The terms. The *policy* is the language model being trained. An *episode* is one prompt and one
-response sampled from the policy. A *rollout* is a batch of episodes. Seen from outside, this is a
-bandit (3.5): one prompt, one response, one score, and the episode is over. Seen from inside, every
-token is a step, because the KL penalty below arrives token by token. The *value* of a step is the
-reward still to come, as the *value network* predicts it. The *advantage* of a token is how much
-better things went than predicted. PPO (proximal policy optimisation, Schulman et al. 2017) makes
-tokens with a positive advantage more likely and the others less likely, a little at a time.
+response sampled from the policy. A *rollout* is a batch of episodes. From outside, this is a bandit
+(3.5): one prompt, one response, one score. From inside, every token is a step, because the KL
+penalty below arrives token by token: the state is the text so far, the action is the next token.
+The *value* of a state is the reward still to come, as the *value network* predicts it. The
+*advantage* of a token is how much better things went than predicted. PPO (proximal policy
+optimisation, Schulman et al. 2017) makes tokens with a positive advantage more likely and the
+others less likely, a little at a time.
 
 The objective. The policy pi maximises (equation 2)
 
@@ -16,21 +17,20 @@ The objective. The policy pi maximises (equation 2)
 
 - r(x, y) is the reward model's score of response y to prompt x.
 - beta times the log-ratio is the KL penalty. The mean log-ratio over pi's own responses is the KL
-  divergence from the reference pi_ref: 0 if both agree, otherwise positive. The penalty is needed
-  because the reward model is only right about responses like those it was trained on. A small beta
-  lets the policy find bad ones: score and KL rise, gold utility falls. A large one stops it.
+  divergence from the reference pi_ref: 0 if both agree, otherwise positive. The reward model is
+  only right near its training data, so a small beta lets the policy find responses that only this
+  model likes (over-optimisation): score and KL rise, gold utility falls. A large beta stops PPO.
 - The reference is out/sft_mix.pt, because PPO starts from it (C.3): the penalty starts at 0 and
-  measures what RL has changed. The SFT baseline, out/sft.pt, is for comparison only.
+  measures what RL has changed. PPO cannot start from the base model, because it only makes likelier
+  what the policy already samples, and the base model samples hardly any answers.
 - The last term is the pretraining mix, with x from the corpus. Without it (gamma_ptx = 0, called
-  PPO), the policy forgets what the base model knew: its corpus loss rises, the alignment tax. With
-  it, the result is called PPO-ptx, which is InstructGPT.
+  PPO), the policy forgets what the base model knew, because no reward depends on corpus text: its
+  corpus loss rises, the alignment tax. A larger beta is no substitute: the KL is measured on
+  responses only. With the mix, the result is called PPO-ptx, which is InstructGPT.
 
-`python ppo.py` runs every step that has no output yet, in two rounds, and then compares six models:
+`python ppo.py` runs all missing steps, then compares six models (metrics: notebooks/README.md):
 
     model.py -> sft.py -> reward.py -> PPO -> reward.py with PPO's samples -> PPO and PPO-ptx
-
-PPO-ptx took 90 s on two cores: "its last rollout: score 0.84, gold 0.850, KL 0.75" (of training
-prompts, before averaging). notebooks/README.md explains all metrics.
 """
 import copy
 import json
@@ -133,12 +133,12 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
     Why the ratio: a drawn token is discrete, so r has no gradient. But grad pi = pi grad log pi, so
     grad E[r] = sum_y r(y) grad pi(y) = E[ r grad log pi ], a mean over samples. At pi = pi_old, the
-    policy of the rollout, grad log pi is the gradient of the ratio. A may replace r: V_t and
-    earlier rewards do not depend on token t: subtracting them only takes off noise, on average.
+    policy of the rollout, grad log pi is the gradient of the ratio. A may replace r, because V_t
+    and earlier rewards do not depend on token t. Subtracting them only takes off noise.
 
-    Why clip: the samples say little about a policy far from pi_old. The larger loss stops a step
-    that has gone far in the good direction (ratio > 1 + clip with A > 0, ratio < 1 - clip with
-    A < 0): it has no gradient. A step in the bad direction always keeps its gradient."""
+    Why clip: the samples say little about a policy far from pi_old. A token that has gone far in
+    the good direction (ratio > 1 + clip with A > 0, ratio < 1 - clip with A < 0) has no gradient:
+    there the larger loss is the clipped one, a constant. In the bad direction it keeps its own."""
     ratio = (logprobs - old_logprobs).exp()                             # (B, R)
     unclipped = -advantages * ratio                                     # (B, R)
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)             # (B, R)

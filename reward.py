@@ -11,11 +11,12 @@ give the higher score to the preferred response (equation 1):
 
 x is the prompt, y_w the response that won a comparison, y_l the one that lost. This is the
 Bradley-Terry model: people choose y_w with probability sigmoid(difference of the scores). The loss
-is the negative log-likelihood of their choices. Ranks need no common scale of marks.
+is the negative log-likelihood of their choices. Ranks need no common scale of marks, and ranking
+is quicker than writing demonstrations.
 
 - The sum is over the C(K, 2) = K (K - 1) / 2 pairs of a prompt: K = 6 responses give 15, two give
   1. They form one batch element. Each response is in K - 1 of them, so spreading them over several
-  updates would train on it K - 1 times per pass and overfit (3.5), and read it more than once.
+  updates would read a response K - 1 times per pass, train on it as often, and overfit (3.5).
 - Ties are dropped (C.2), because equation 1 needs a winner and a loser.
 - The loss leaves the level of the scores free. A bias puts the demonstrations at 0 on average
   (3.5), so that 0 means "as good as a labeler's answer". PPO does not need it: a constant added to
@@ -399,8 +400,8 @@ def evaluate_reward_model(model, config, prompts):
     the training mix, or from the SFT baseline alone ("sft pairs"). Rankings come from training
     labelers, from held-out ones (whose rankings were not used in training), and from the gold
     judge. Calibration: of pairs predicted with 80 %, are 80 % decided that way? A ceiling is the
-    accuracy of the mean opinion of ten training labelers without their errors: a model trained on
-    labelers' rankings can hardly do better."""
+    accuracy of the mean opinion of ten training labelers without their errors. It is below
+    100 %, because labelers err at random: two often disagree, and nobody can predict an error."""
     encoding = tokenizer.load()
     rng = random.Random(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
