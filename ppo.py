@@ -18,8 +18,8 @@ The objective. The policy pi maximises (equation 2)
 - r(x, y) is the reward model's score of response y to prompt x.
 - beta times the log-ratio is the KL penalty. The mean log-ratio over pi's own responses is the KL
   divergence from the reference pi_ref: 0 if both agree, otherwise positive. The reward model is
-  only right near its training data, so a small beta lets the policy find responses that only this
-  model likes (over-optimisation): score and KL rise, gold utility falls. A large beta stops PPO.
+  only right near its training data, so a small beta lets the policy find responses that only it
+  likes (over-optimisation): score and KL rise, gold utility falls. A large beta stops learning.
 - The reference is out/sft_mix.pt, because PPO starts from it (C.3): the penalty starts at 0 and
   measures what RL has changed. PPO cannot start from the base model, because it only makes likelier
   what the policy already samples, and the base model samples hardly any answers.
@@ -89,9 +89,9 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, beta):
 def gae(rewards, values, mask, gamma=1.0, lam=0.95):
     """Generalised advantage estimation (Schulman et al. 2016): all (B, R) -> advantages, returns.
 
-        delta_t  = r_t + gamma V_(t+1) - V_t
+        delta_t  = r_t + gamma V_(t+1) - V_t        the temporal-difference (TD) error
         A_t      = delta_t + gamma lam A_(t+1)
-        return_t = A_t + V_t            the reward from t on, which V_t learns to predict
+        return_t = A_t + V_t                        the reward from t on, the target of V_t
 
     V_t is predicted before token t is sampled, so A_t says how much more reward followed than was
     expected. lam sets how far to trust V. With lam = 1, the values in between cancel: A_t is all
@@ -120,7 +120,7 @@ def whiten(x, mask):
     Only for advantages, which say how far and which way to push each token. A common scale makes
     the step size independent of the scores. Subtracting a constant changes no gradient on average:
     probabilities sum to 1, so the mean of grad log pi is 0. Subtracting it from rewards would be
-    different: every token would pay it, so the length of a response would be rewarded."""
+    different: it would count once per token, so longer responses would earn more or less."""
     centred = (x - masked_mean(x, mask)) * mask                         # (B, R)
     return centred / (masked_mean(centred ** 2, mask) + 1e-8).sqrt()
 
@@ -162,9 +162,9 @@ def value_loss(values, old_values, returns, mask, clip):
 def kl_estimates(logprobs, ref_logprobs):
     """Two estimates of KL(pi || pi_ref) from samples of pi (Schulman 2020): (B, R) -> k1, k3.
 
-    Both are right on average. k1, the log-ratio, is what the penalty uses (equation 2). It may be
-    negative for a single token. k3 adds a term whose mean is 0. The sum is never negative and less
-    noisy. It is only logged."""
+    Both are right on average, and large where pi writes what pi_ref hardly would. k1, the
+    log-ratio, is what the penalty uses (equation 2). It may be negative for a single token. k3 adds
+    a term with mean 0. The sum is never negative and less noisy. It is only logged."""
     k1 = logprobs - ref_logprobs                                        # (B, R)
     return k1, (-k1).exp() - 1 + k1
 
@@ -522,7 +522,9 @@ def kl_to_reference(model, reference, prompts, generator):
 
 
 def evaluate(config):
-    """Compare six models on unseen prompts. Returns (results.json, prompts, responses by model)."""
+    """Compare six models on prompts of no other set, because answers could be memorised.
+
+    Returns (results.json, prompts, responses by model)."""
     device, rng, generator = set_up(config)
     out = Path(config.out)
     prompts, closed = files.evaluation_prompts(config.split)

@@ -25,8 +25,6 @@ is quicker than writing demonstrations.
 Why two rounds: the policy of step 3 looks for responses with high scores. A reward model that has
 only seen samples of SFT models is wrong about many of these, so a first PPO policy's responses are
 ranked too. The paper iterates steps 2 and 3 in the same way.
-
-Round 1 takes 82 s on two cores, round 2 takes 193 s: "made out/reward.pt from 17,439 rankings".
 """
 import random
 import time
@@ -71,8 +69,9 @@ class Config(BaseConfig):
 class RewardModel(nn.Module):
     """A language model whose last layer gives one number per position.
 
-    Parameter names are those of GPT2ForSequenceClassification in transformers. PPO's value network
-    is a RewardModel too."""
+    Parameter names are those of GPT2ForSequenceClassification in transformers. Its size need not be
+    the policy's (the paper: 6B for all), because both share only the tokens. PPO's value network is
+    a RewardModel too."""
 
     def __init__(self, config):
         super().__init__()
@@ -100,7 +99,9 @@ def ranking_loss(scores, preferred):
     """Equation 1: scores (N, K), preferred (N, K, K) -> scalar, in nats per comparison.
 
     preferred[n, i, j] counts the labelers who ranked response i of prompt n above j. The mean is
-    first over a prompt's comparisons, then over prompts, so that each prompt weighs the same."""
+    first over a prompt's comparisons, then over prompts, so that each prompt weighs the same. The
+    gradient with respect to a margin is sigmoid(margin) - 1: 0 for a pair that is clearly right,
+    -1/2 for an undecided one, -1 for one that is clearly wrong."""
     margins = scores[:, :, None] - scores[:, None, :]                   # (N, K, K): r_i - r_j
     n_pairs = preferred.sum(dim=(1, 2))             # (N,): labelers x C(K, 2), less ties
     log_likelihood = (F.logsigmoid(margins) * preferred).sum(dim=(1, 2))            # (N,)
@@ -246,7 +247,7 @@ def response_sources(config):
     The first list fills the first K - 1 places. The second rotates through the last place: hot
     samples, the base model, and a response to another prompt (model None). Such bad responses make
     the reward model robust, because a policy may try them. The paper's come mostly from SFT models,
-    some from PPO policies (3.5)."""
+    because PPO starts from one, and some from PPO policies (3.5)."""
     last_epoch = sft_epochs(config)[-1]
     sft = load_model(require(config, f"sft_epochs/{last_epoch}", "sft.py"))
     sft_mix = load_model(require(config, "sft_mix", "sft.py"))

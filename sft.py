@@ -22,8 +22,6 @@ Two kinds of model come out of it:
 Labelers make mistakes, as real ones do: 40 % of the demonstrations ramble, are wrong, are rude or
 stop too early. Nobody knows which, so SFT imitates them. In the next steps labelers compare the
 model's own answers, which also says what not to do and can lead beyond the demonstrations.
-
-After 52 s on two cores: "validation loss 0.451 at epoch 13, 0.451 at the last".
 """
 import time
 from dataclasses import dataclass
