@@ -12,11 +12,6 @@ arXiv:2203.02155. Brackets after a setting hold the paper's value, [not stated] 
 
     python model.py                             # pretrain the base model
     python model.py --chat out/ppo_ptx.pt       # talk to any checkpoint; prompts typed or piped
-
-The end of the output, after 199 s on two cores:
-
-    'The fox' -> ' lives in the woods. It likes it there.<|endoftext|>'
-    made out/gpt.pt, corpus loss 0.788, in 199 s. Next: python sft.py
 """
 import math
 import sys

@@ -45,7 +45,7 @@ from tqdm import tqdm
 import model as pretraining
 import reward as reward_stage
 import sft as sft_stage
-from data import figures, files, judge, labeler, prepare, tasks, tokenizer
+from data import figures, files, judge, labeler, prepare, quick, tasks, tokenizer
 from data.flags import BaseConfig, run_script, set_up
 from data.training import corpus_batches
 from model import corpus_loss, generate, load_model, pad_batch, read_corpus
@@ -69,6 +69,7 @@ class Config(BaseConfig):
     value_lr: float = 1e-3      # of the value network (9e-6)
     missing_eos_penalty: float = 1.0    # off the score of a response that never ends [not stated]
     split: str = "eval"         # prompts of the evaluation: eval, or valid during development
+    quick: bool = False         # less of everything, from a ready base model (data/quick.py)
 
 
 # -------------------------------------------------------------------------------- the arithmetic
@@ -282,8 +283,7 @@ def update(batch, episodes, policy, value_net, optimizers, config, documents=Non
 
 
 def train_policy(config, name, reward_name, iterations, gamma_ptx):
-    """PPO against out/<reward_name>.pt: writes out/<name>.pt, out/<name>_value.pt and
-    out/<name>.jsonl, and returns the policy, averaged over the run."""
+    """PPO against out/<reward_name>.pt: writes out/<name>*, returns the averaged policy."""
     start = time.time()
     device, rng, generator = set_up(config)
 
@@ -296,8 +296,8 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
     reward_model = load_reward_model(files.require(config, reward_name, "reward.py"), device)
     value_net = copy.deepcopy(reward_model)
     optimizers = make_optimizers(policy, value_net, config)
-    # Each rollout adds noise to the policy. An exponential moving average of its weights (EMA, C.4)
-    # is smoother, so it is kept. The initial weights end with 1.8 % of it (0.992^500 = 1.8 %).
+    # Rollouts add noise to the policy. An exponential moving average of its weights (EMA) is
+    # smoother, so it is kept. The initial weights end as 1.8 % of it, as in C.4 (0.992^500).
     ema_policy = copy.deepcopy(policy)
     decay = 0.018 ** (1 / iterations)
 
@@ -457,7 +457,7 @@ def mean_metrics(steps):
 def policy_settings(config, name, iterations, gamma_ptx):
     """The settings that out/<name>.pt depends on: saved with it, and compared by a later run."""
     settings = files.settings_of(config)
-    for key in ("split", "iterations", "iterations_1"):
+    for key in ("split", "quick", "iterations", "iterations_1"):
         del settings[key]
     length = "iterations_1" if name == "ppo_1" else "iterations"
     return settings | {length: iterations, "gamma_ptx": gamma_ptx}
@@ -472,11 +472,6 @@ def save_policy(config, name, reward_name, iterations, policy, value_net):
 
 
 # --------------------------------------------------------------- the comparison of six models
-
-# Whose weights write the answers of each model
-CHECKPOINTS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft", "sft_best_of_16": "sft",
-               "ppo": "ppo", "ppo_ptx": "ppo_ptx"}
-
 
 def answer(name, model, prompts, generator, reward_model=None):
     """One response of a model of figures.MODELS to each prompt: a list of {"text", "ended"}.
@@ -527,18 +522,19 @@ def evaluate(config):
     Returns (results.json, prompts, responses by model)."""
     device, rng, generator = set_up(config)
     out = Path(config.out)
-    prompts, closed = files.evaluation_prompts(config.split)
-    reward_model = load_reward_model(out / "reward.pt", device)
+    prompts, closed = files.evaluation_prompts(config.split, quick.N_PROMPTS[config.quick])
+    names = quick.MODELS if config.quick else figures.MODELS
+    reward_model = load_reward_model(out / f"{quick.last_reward(config)}.pt", device)
     reference = load_model(out / "sft_mix.pt", device)
     _, documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)
 
     # 1. Every model answers. The gold judge and the corpus loss describe it.
     responses, entries = {}, {}
-    for name in tqdm(figures.MODELS, desc="evaluation"):
-        model = load_model(out / f"{CHECKPOINTS[name]}.pt", device)
+    for name in tqdm(names, desc="evaluation"):
+        model = load_model(out / f"{figures.CHECKPOINTS[name]}.pt", device)
         responses[name] = answer(name, model, prompts, generator, reward_model)
         kl = None
-        if name in ("sft", "ppo", "ppo_ptx"):
+        if name in ("sft", "sft_mix", "ppo", "ppo_ptx"):
             kl = kl_to_reference(model, reference, prompts[:300], generator)
         on_closed = answer(name, model, closed, generator, reward_model)
         entries[name] = describe_model(
@@ -550,7 +546,7 @@ def evaluate(config):
     def win_rate(ours, theirs):
         return labeler.preference(prompts, ours, theirs, rng, people)
 
-    for name in figures.MODELS:
+    for name in names:
         entries[name]["win_rate_vs_sft"] = [0.5, 0.5, 0.5]              # mean, low, high
         if name != "sft":
             entries[name]["win_rate_vs_sft"] = win_rate(responses[name], responses["sft"])
@@ -558,7 +554,7 @@ def evaluate(config):
     ceiling = win_rate(perfect, responses["sft"])
 
     # 3. The reward model, on prompts that it was not trained on.
-    settings = reward_stage.Config(seed=config.seed, out=config.out, round=2)
+    settings = reward_stage.Config(seed=config.seed, out=config.out, round=1 if config.quick else 2)
     report, _ = reward_stage.evaluate_reward_model(reward_model, settings, prompts[:500])
 
     # 4. Held-out labelers compare PPO-ptx with the others.
@@ -571,6 +567,8 @@ def evaluate(config):
                "device": str(device), "models": entries, "ppo_ptx_preferred_to": preferred,
                "ceiling_vs_sft": ceiling, "gap_closed": (best - sft) / (1 - sft),
                "reward_model": report}
+    if config.quick:
+        results["gain"] = judge.gain(prompts, responses["ppo_ptx"], responses["sft_mix"])
     return results, prompts, responses
 
 
@@ -581,10 +579,13 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     set_up(config)
     common = dict(seed=config.seed, out=config.out, device=config.device)
     pretrain = pretrain or pretraining.Config(**common)
-    sft = sft or sft_stage.Config(**common)
-    reward_1 = reward_1 or reward_stage.Config(**common, round=1)
+    sft = sft or sft_stage.Config(**common, **quick.settings(config, "sft"))
+    reward_1 = reward_1 or reward_stage.Config(
+        **common, round=1, **quick.settings(config, "reward"))
     reward_2 = reward_2 or reward_stage.Config(**common, round=2)
+    quick.base_model(config)
     block_size = files.context_of(config, pretrain)
+    last_reward = quick.last_reward(config)
 
     def reward(names, settings):
         return files.Stage("reward", names, reward_stage.dependencies(settings),
@@ -597,7 +598,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
                            lambda: train_policy(config, name, reward_name, iterations, gamma_ptx))
 
     encoding = tokenizer.load_cached()
-    seconds = files.make_missing(config, [
+    stages = [
         files.Stage("data", [], {},
                     lambda: files.check_evaluation(config.split, block_size, MAX_NEW_TOKENS),
                     prepare.corpus_texts),
@@ -607,11 +608,13 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
                     lambda: files.check_sft(sft, sft_stage.read_demonstrations(encoding),
                                             block_size),
                     lambda: sft_stage.train(sft)),
-        reward(["reward_1", "sft"], reward_1),
-        policy("ppo_1", "reward_1", config.iterations_1, 0.0),
-        reward(["reward"], reward_2),
-        policy("ppo", "reward", config.iterations, 0.0),
-        policy("ppo_ptx", "reward", config.iterations, config.gamma_ptx)])
+        reward(["reward_1", "sft"], reward_1)]
+    if not config.quick:
+        stages += [policy("ppo_1", "reward_1", config.iterations_1, 0.0),
+                   reward(["reward"], reward_2),
+                   policy("ppo", last_reward, config.iterations, 0.0)]
+    stages.append(policy("ppo_ptx", last_reward, config.iterations, config.gamma_ptx))
+    seconds = files.make_missing(config, stages)
 
     start = time.time()
     results, prompts, responses = evaluate(config)
@@ -631,4 +634,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, quick.SETTINGS["ppo"])

@@ -27,11 +27,22 @@ GREY = "#666666"
 
 # The six models of the evaluation, in the order of every table and picture
 MODELS = ["gpt", "gpt_prompted", "sft", "sft_best_of_16", "ppo", "ppo_ptx"]
+# Whose weights write the answers of each model
+CHECKPOINTS = {
+    "gpt": "gpt",
+    "gpt_prompted": "gpt",
+    "sft": "sft",
+    "sft_best_of_16": "sft",
+    "sft_mix": "sft_mix",
+    "ppo": "ppo",
+    "ppo_ptx": "ppo_ptx",
+}
 COLOURS = {
     "gpt": "#BBBBBB",
     "gpt_prompted": "#888888",
     "sft": ORANGE,
     "sft_best_of_16": "#F0C75E",
+    "sft_mix": GREEN,
     "ppo": SKY,
     "ppo_ptx": BLUE,
 }
@@ -40,6 +51,7 @@ TITLES = {
     "gpt_prompted": "GPT (prompted)",
     "sft": "SFT",
     "sft_best_of_16": "SFT best of 16",
+    "sft_mix": "reference",
     "ppo": "PPO",
     "ppo_ptx": "PPO-ptx",
 }
@@ -74,10 +86,11 @@ def table(results):
     """Return the results as text: one row per measure, one column per model.
 
     The paper's value is in brackets where it gives one."""
-    lines = [" " * 30 + columns(TITLES[name] for name in MODELS)]
+    names = list(results["models"])
+    lines = [" " * 30 + columns(TITLES[name] for name in names)]
     for title, key, paper in PAPER:
         cells = []
-        for name in MODELS:
+        for name in names:
             cells.append(cell(results["models"][name][key], paper.get(name)))
         lines.append(f"{title:30}{columns(cells)}")
 
@@ -91,6 +104,8 @@ def table(results):
     lines.append(f"a perfect answerer against SFT {interval(ceiling)};")
     lines.append(f"  PPO-ptx has {lead:.2f} of its lead over a half; "
                  f"gold-utility gap closed {results['gap_closed']:.2f}")
+    if "gain" in results:
+        lines.append(f"gold utility of PPO-ptx above the reference {interval(results['gain'])}")
 
     report = results["reward_model"]
     accuracies = []
@@ -134,8 +149,8 @@ def side_by_side(rows, responses):
             continue
         i = first[use_case]
         print(f"\n  {rows[i]['prompt']}")
-        for name in MODELS:
-            print(f"    {TITLES[name]:>15}: {responses[name][i]['text']}")
+        for name, theirs in responses.items():
+            print(f"    {TITLES[name]:>15}: {theirs[i]['text']}")
 
 
 def show_progress(bar, with_samples, stats, prompts, batch):
@@ -174,9 +189,13 @@ def plot_run(out, results):
 def plot_losses(out):
     """Draw out/losses.png: the losses of pretraining and of SFT."""
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-    gpt = files.read_jsonl(out / "gpt.jsonl")
-    draw_losses(axes[0], gpt, column(gpt, "step"), "step")
-    axes[0].set(title="Step 0: pretraining on the corpus", ylim=(0, 3))
+    if (out / "gpt.jsonl").exists():
+        gpt = files.read_jsonl(out / "gpt.jsonl")
+        draw_losses(axes[0], gpt, column(gpt, "step"), "step")
+        axes[0].set(title="Step 0: pretraining on the corpus", ylim=(0, 3))
+    else:                                                       # --quick borrows the base model
+        axes[0].axis("off")
+        axes[0].text(0.5, 0.5, "Step 0: the base model\nof notebooks/checkpoints", ha="center")
     # SFT's steps are spread evenly over its epochs
     sft = files.read_jsonl(out / "sft.jsonl")
     last = sft[-1]
@@ -268,6 +287,8 @@ def plot_dashboard(out):
     """Draw out/ppo.png: six metrics of the two final runs, by iteration."""
     fig, axes = plt.subplots(2, 3, figsize=(13, 6.4))
     for name, colour, style in (("ppo", ORANGE, "--"), ("ppo_ptx", BLUE, "-")):
+        if not (out / f"{name}.jsonl").exists():                # --quick
+            continue
         rows = files.read_jsonl(out / f"{name}.jsonl")
         for axis, (key, title) in zip(axes.flat, PANELS):
             axis.plot(column(rows, "step"), column(rows, key),
@@ -297,7 +318,8 @@ def plot_figures(out, results):
 
 def draw_preference(axis, results):
     """Draw each model's win rate against SFT, and that of a perfect answerer."""
-    for i, name in enumerate(MODELS):
+    names = list(results["models"])
+    for i, name in enumerate(names):
         mean, low, high = results["models"][name]["win_rate_vs_sft"]
         axis.bar(i, mean, yerr=[[mean - low], [high - mean]], color=COLOURS[name], capsize=3)
         axis.text(i, high + 0.025, f"{mean:.2f}", ha="center", fontsize=9,
@@ -305,8 +327,8 @@ def draw_preference(axis, results):
     ceiling = results["ceiling_vs_sft"][0]
     axis.axhline(ceiling, color=GREEN, linestyle="--", linewidth=1, label="a perfect answerer")
     axis.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
-    titles = [TITLES[name].replace(" ", "\n", 1) for name in MODELS]
-    axis.set_xticks(range(len(MODELS)), titles, fontsize=8)
+    titles = [TITLES[name].replace(" ", "\n", 1) for name in names]
+    axis.set_xticks(range(len(names)), titles, fontsize=8)
     axis.set(ylim=(0, 1), ylabel="preferred to SFT (held-out labelers, 95 % CI)",
              title="Figure 1: what people prefer")
     axis.legend(frameon=False, loc="upper left")
@@ -316,7 +338,7 @@ def draw_metadata(axis, results):
     """Draw what is in the responses: a group of bars per measure, a bar per model."""
     keys = [key for key, _ in METADATA]
     titles = [title for _, title in METADATA]
-    for i, name in enumerate(MODELS):
+    for i, name in enumerate(results["models"]):
         entry = results["models"][name]
         shares = [entry[key] or 0 for key in keys]
         places = [k + (i - 2.5) * 0.14 for k in range(len(keys))]

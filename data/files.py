@@ -239,13 +239,17 @@ def save_checkpoint(path, model, **extra):
 
     extra: where the checkpoint came from, as `stage_extra` returns it.
     """
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return save(path, type(model).__name__, dataclasses.asdict(model.config), weights, extra)
+
+
+def save(path, kind, config, state, extra):
+    """`save_checkpoint`, from the five parts of a checkpoint. Returns the hash."""
     import torch                            # here, because writing the world needs no torch
 
     path = Path(path)
-    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    saved = {"kind": type(model).__name__, "config": dataclasses.asdict(model.config),
-             "state": weights, "extra": extra}
-    saved["sha256"] = fingerprint(saved["state"], saved["kind"], saved["config"], extra)
+    saved = {"kind": kind, "config": config, "state": state, "extra": extra}
+    saved["sha256"] = fingerprint(state, kind, config, extra)
     partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -486,6 +490,9 @@ def check_complete(config):
                       "reward": ["reward_2.jsonl", "rankings.jsonl", "reward.png"]}
     for name in ("ppo_1", "ppo", "ppo_ptx"):
         files_of_stage[name] = [f"{name}.jsonl", f"{name}_value.pt"]
+    if checkpoint(config, "gpt").exists():
+        if load_checkpoint(checkpoint(config, "gpt"))["extra"].get("borrowed"):
+            del files_of_stage["gpt"]       # it was trained elsewhere
     makers = {}                             # file -> the checkpoints of the stages that wrote it
     for name, beside in files_of_stage.items():
         if checkpoint(config, name).exists():
@@ -564,11 +571,12 @@ def check_rl(config, block_size, max_new_tokens):
     check_room(block_size, prompt_ids, what, max_new_tokens)
 
 
-def evaluation_prompts(split):
-    """Rows of the prompts files: (those that all models answer, closed-domain ones)."""
-    prompts = read_prompts(split)
+def evaluation_prompts(split, n=None):
+    """Rows of the prompts files, at most n of each: (those that all models answer, closed-domain
+    ones)."""
+    prompts = read_prompts(split)[:n]
     if split == "eval":
-        return prompts, read_prompts("closed")
+        return prompts, read_prompts("closed")[:n]
     return prompts, [row for row in prompts if row["use_case"] in tasks.CLOSED_DOMAIN]
 
 
@@ -618,7 +626,9 @@ def make_missing(config, stages):
     standing = {}
     for stage in stages:
         for name in stage.names:
-            standing[name] = stage.settings if stage.kind == "ppo" else None
+            # A stage that the user ran alone may have had other settings, except in --quick
+            strict = stage.kind == "ppo" or config.quick
+            standing[name] = stage.settings if strict else None
     check_standing(config, standing)
     for stage in stages:
         if is_due(config, stage):

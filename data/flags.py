@@ -88,16 +88,18 @@ def field_comments(config_class):
     return comments
 
 
-def parse_flags(config_class, doc, argv=None):
+def parse_flags(config_class, doc, argv=None, quick=None):
     """The dataclass as command-line flags. --help shows each field's comment and default, and a
-    typo gets the nearest name."""
+    typo gets the nearest name. quick: the defaults of --quick, where they differ."""
     parser = argparse.ArgumentParser(description=doc, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     comments = field_comments(config_class)
     names = [field.name for field in dataclasses.fields(config_class)]
     for field in dataclasses.fields(config_class):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=argparse.SUPPRESS,
-                            metavar=str(field.default) or "TEXT",
+        options = dict(type=type(field.default), metavar=str(field.default) or "TEXT")
+        if type(field.default) is bool:
+            options = dict(action="store_true")
+        parser.add_argument(f"--{field.name}", default=argparse.SUPPRESS, **options,
                             help=comments.get(field.name, "").replace("%", "%%"))
     flags, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -113,18 +115,21 @@ def parse_flags(config_class, doc, argv=None):
             parser.error(f"--{name} {value}: must be {least} or more")
         if isinstance(value, int) and value >= 2 ** 63:         # torch counts no further
             parser.error(f"--{name} {value}: too large")
-    return config_class(**vars(flags))
+    settings = vars(flags)
+    if settings.get("quick"):
+        settings = (quick or {}) | settings
+    return config_class(**settings)
 
 
 # ---------------------------------------------------------------- the main guard
 
 
-def run_script(train, config_class, doc):
-    """Be the main guard of a script: parse the flags, then train(config).
+def run_script(train, config_class, doc, quick=None):
+    """Be the main guard of a script: parse the flags, then train(config). quick: see `parse_flags`.
 
     An error that the user can fix ends in one clear line and exit code 2.
     """
-    guarded(lambda: train(parse_flags(config_class, doc)))
+    guarded(lambda: train(parse_flags(config_class, doc, quick=quick)))
 
 
 def guarded(work):

@@ -17,6 +17,7 @@ It has two layers:
     0.0
 """
 import re
+import statistics
 from typing import NamedTuple
 
 from data import tasks
@@ -359,6 +360,16 @@ def ranked_by_judge(rankings):
             ranks.append(-judge(ranking["task"], response["text"], response["ended"]).utility)
         gold.append({**ranking, "ranks": ranks})
     return gold
+
+
+def gain(rows, ours, theirs):
+    """Return by how much gold utility is higher: [mean, low, high], a 95 % interval over prompts."""
+    differences = []
+    for a, b in zip(judge_all(rows, ours), judge_all(rows, theirs)):
+        differences.append(a.utility - b.utility)
+    mean = statistics.mean(differences)
+    error = 1.96 * statistics.stdev(differences) / len(differences) ** 0.5
+    return [mean, mean - error, mean + error]
 
 
 def mean_utility(rows, responses):

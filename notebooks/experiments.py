@@ -43,7 +43,8 @@ import sft
 from data import corpus, files, flags, judge, labeler, prepare, tasks, tokenizer
 from data import toytown as town
 from data.figures import (
-    BLUE, COLOURS, GREEN, GREY, MODELS, ORANGE, TITLES, plot_episode, plot_three_steps, plt
+    BLUE, CHECKPOINTS, COLOURS, GREEN, GREY, MODELS, ORANGE, TITLES, plot_episode,
+    plot_three_steps, plt
 )
 from data.files import made
 from data.labeler import get_labelers
@@ -388,16 +389,16 @@ def compare_sizes(lab, seed):
     # 2. The rivals' responses.
     theirs = {}
     for rival in RIVALS:
-        policy = load(sources[rival], ppo.CHECKPOINTS[rival])
+        policy = load(sources[rival], CHECKPOINTS[rival])
         theirs[rival] = ppo.answer(rival, policy, rows, generator)
 
     # 3. Everyone else's, each compared with every rival's.
     row = {}
     for size, config in configs.items():
         for name in WRITERS:
-            if ppo.CHECKPOINTS[name] not in wanted[size]:
+            if CHECKPOINTS[name] not in wanted[size]:
                 continue
-            policy = load(config, ppo.CHECKPOINTS[name])
+            policy = load(config, CHECKPOINTS[name])
             ours = ppo.answer(name, policy, rows, generator)
             entry = {}
             for rival in RIVALS:
@@ -510,7 +511,7 @@ def with_truthfulness(lab, config):
     proxy = load_reward(config)
     rows = list(filter(has_false_premise, lab.rows + lab.more_rows(4_000)))
     for name, entry in entries.items():
-        policy = load(config, ppo.CHECKPOINTS[name])
+        policy = load(config, CHECKPOINTS[name])
         responses = ppo.answer(name, policy, rows, generator, proxy)
         correct = [utility > 0.999 for utility in utilities(rows, responses)]
         entry["truthful"] = judge.mean_ignoring_none(correct)

@@ -496,7 +496,7 @@ def test_truthfulness_is_the_share_of_false_premises_put_right(lab, tmp_path, mo
     )
     found = experiments.with_truthfulness(lab, lab.base(1))
     assert asked == [
-        (name, f"seed1/{ppo.CHECKPOINTS[name]}", false, "seed1/reward")
+        (name, f"seed1/{experiments.CHECKPOINTS[name]}", false, "seed1/reward")
         for name in experiments.MODELS
     ]
     assert found == {

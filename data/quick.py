@@ -1,0 +1,51 @@
+"""python ppo.py --quick: the whole way in the time of a coffee. Not needed to understand RLHF.
+
+The same stages with smaller settings, in a folder of its own. The base model is the one that the
+project ships, there is one round of rankings, and PPO-ptx is the only policy. The evaluation has
+fewer prompts, and shows the reference in place of PPO without the pretraining mix.
+"""
+from data import files
+from data.files import UserError
+
+SHIPPED = files.FOLDER.parent / "notebooks" / "checkpoints" / "gpt.pt"      # the base model
+
+# What differs from the defaults, by stage. A flag beside --quick counts more.
+SETTINGS = {
+    "sft": {"epochs": 6, "mix_epochs": 6},
+    "reward": {"prompts_1": 3_000},
+    "ppo": {"out": "out_quick", "iterations": 20},
+}
+N_PROMPTS = {True: 500, False: None}                    # of the evaluation, by config.quick
+MODELS = ["gpt", "gpt_prompted", "sft", "sft_best_of_16", "sft_mix", "ppo_ptx"]
+
+
+def settings(config, stage):
+    """Return the settings of a stage that differ from its defaults."""
+    return SETTINGS[stage] if config.quick else {}
+
+
+def last_reward(config):
+    """Return the name of the reward model of the last round of rankings."""
+    return "reward_1" if config.quick else "reward"
+
+
+def base_model(config):
+    """--quick: put the shipped base model into the folder, unless `python model.py` made one there.
+
+    Its seed becomes this run's. In another world it would not know the facts, so pretraining makes
+    a new one. Without --quick, a folder that holds the shipped model raises UserError.
+    """
+    path = files.checkpoint(config, "gpt")
+    if path.exists():
+        if not config.quick and files.load_checkpoint(path)["extra"].get("borrowed"):
+            raise UserError(f"{path} is there because of --quick: choose another folder with --out")
+        return
+    if not config.quick or not SHIPPED.exists():
+        return
+    saved = files.load_checkpoint(SHIPPED)
+    if saved["extra"]["world"] != files.world_hash():
+        print(f"{SHIPPED} was made in another world: the base model is trained first\n")
+        return
+    extra = saved["extra"] | {"seed": config.seed, "borrowed": True}
+    weights = {name: tensor.float() for name, tensor in saved["state"].items()}
+    files.save(path, saved["kind"], saved["config"], weights, extra)
