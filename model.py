@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import data  # noqa: F401, before torch, because it sets how torch's threads wait
 import torch
 import torch.nn as nn
 import torch.nn.functional as F

@@ -38,8 +38,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import data  # noqa: F401, before torch, because it sets how torch's threads wait
 import torch
-import torch.nn as nn
 from tqdm import tqdm
 
 import model as pretraining
@@ -274,8 +274,8 @@ def update(batch, episodes, policy, value_net, optimizers, config, documents=Non
         metrics["ptx_loss"] = ptx_loss.item()
 
     # 4. One step of Adam for both networks.
-    grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), 1.0)      # scalar [not stated]
-    nn.utils.clip_grad_norm_(value_net.parameters(), 1.0)               # [not stated]
+    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)  # scalar [not stated]
+    torch.nn.utils.clip_grad_norm_(value_net.parameters(), 1.0)         # [not stated]
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()

@@ -27,8 +27,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import data  # noqa: F401, before torch, because it sets how torch's threads wait
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
@@ -137,7 +137,7 @@ def finetune(config, name, epochs, mix, keep):
             optimizer.param_groups[0]["lr"] = cosine(step, steps, config.lr)
             optimizer.zero_grad()
             objective.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)           # [not stated]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)     # [not stated]
             optimizer.step()
             log.write(step=step, epoch=epoch, loss=loss.item())
             step += 1

@@ -262,7 +262,7 @@ def test_a_whole_ppo_update_is_that_of_trl(encoding, tmp_path, monkeypatch):
 
     start = {net: [p.detach().clone() for p in net.parameters()] for net in (policy, value_net)}
     monkeypatch.setattr(ppo, "generate", lambda *_: responses)
-    monkeypatch.setattr(ppo.nn.utils, "clip_grad_norm_", lambda parameters, _: torch.zeros(()))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, _: torch.zeros(()))
     batch = ppo.rollout(rows, policy, reference, value_net, reward_model, config, None)
     optimizers = [Recorder(net.parameters(), lr=0.3) for net in (policy, value_net)]
     metrics = [ppo.update(batch, torch.arange(8), policy, value_net, optimizers, config) for _ in range(2)]
