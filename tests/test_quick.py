@@ -190,12 +190,24 @@ def run_default(out):
                    reward_2=reward.Config(**DEFAULT_REWARD | common, round=2))
 
 
+def noting(asked):
+    """ppo.answer, but it also notes how many prompts a model is asked."""
+    answer = ppo.answer
+
+    def noted(name, policy, prompts, *rest):
+        asked.append(len(prompts))
+        return answer(name, policy, prompts, *rest)
+
+    return noted
+
+
 @dataclass
 class Run:
-    """A finished run: its folder, its results and what it printed."""
+    """A finished run: its folder, its results, what it printed and how much it asked its models."""
     out: Path
     results: dict
     printed: str
+    asked: list
 
     def extra(self, name):
         """Where a checkpoint of the run came from."""
@@ -207,9 +219,12 @@ def finished(place, tmp_path_factory):
     """A quick run that nothing has interrupted."""
     out = tmp_path_factory.mktemp("out_quick")
     printed = io.StringIO()
-    with place.entered(), contextlib.redirect_stdout(printed):
-        results = run_quick(out)
-    return Run(out, results, printed.getvalue())
+    asked = []
+    with place.entered(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ppo, "answer", noting(asked))
+        with contextlib.redirect_stdout(printed):
+            results = run_quick(out)
+    return Run(out, results, printed.getvalue(), asked)
 
 
 @pytest.fixture(scope="module")
@@ -219,11 +234,13 @@ def default(place, tmp_path_factory):
     for name in ("gpt.pt", "gpt.jsonl"):
         shutil.copy(place.shipped / name, out)
     printed = io.StringIO()
+    asked = []
     with place.entered(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "plot_run", lambda *_: None)
+        patch.setattr(ppo, "answer", noting(asked))
         with contextlib.redirect_stdout(printed):
             results = run_default(out)
-    return Run(out, results, printed.getvalue())
+    return Run(out, results, printed.getvalue(), asked)
 
 
 def stop(*_):
@@ -280,6 +297,11 @@ def test_the_results_of_a_quick_run_have_the_reference_in_place_of_ppo(finished)
     assert written == json.loads(json.dumps(finished.results))
 
 
+def test_a_quick_run_asks_each_model_the_first_prompts_of_both_sets(finished):
+    """The evaluation prompts and the closed-domain ones."""
+    assert finished.asked == [N_PROMPTS, N_PROMPTS] * len(quick.MODELS)
+
+
 def test_the_gain_of_a_quick_run_is_that_of_ppo_ptx_over_the_reference(finished):
     mean, low, high = finished.results["gain"]
     models = finished.results["models"]
@@ -324,27 +346,17 @@ def test_the_pictures_of_a_quick_run_show_what_it_has(finished, monkeypatch):
 # ---------------------------------------------------------------- the same command again
 
 
-def test_the_same_quick_command_trains_nothing_and_gives_the_same_results_from_as_many_prompts(
+def test_the_same_quick_command_trains_nothing_and_gives_the_same_results(
         small, finished, monkeypatch):
     for stage in (model, sft, reward):
         monkeypatch.setattr(stage, "train", fail)
     monkeypatch.setattr(ppo, "train_policy", fail)
     monkeypatch.setattr(figures, "plot_run", lambda *_: None)
-    answer = ppo.answer
-    asked = []
-
-    def counted(name, policy, prompts, *rest):
-        asked.append(len(prompts))
-        return answer(name, policy, prompts, *rest)
-
-    monkeypatch.setattr(ppo, "answer", counted)
     before = contents(finished.out, "*.pt")
     results = run_quick(finished.out)
     assert contents(finished.out, "*.pt") == before
     for key in ("models", "ppo_ptx_preferred_to", "ceiling_vs_sft", "gain", "reward_model"):
         assert results[key] == finished.results[key], key
-    # Twice per model: the evaluation prompts and the closed-domain ones
-    assert asked == [N_PROMPTS] * 2 * len(quick.MODELS)
 
 
 def without_policy(finished, out):
@@ -506,7 +518,11 @@ def test_a_folder_of_quick_with_another_seed_is_refused_and_another_folder_is_na
 # ---------------------------------------------------------------- runs without --quick
 
 
-def test_a_default_run_compares_the_six_models_on_all_prompts_and_reports_no_gain(default):
+def test_a_default_run_asks_each_model_all_prompts_of_both_sets(default):
+    assert default.asked == [SIZES["prompts_eval"], SIZES["prompts_closed"]] * len(figures.MODELS)
+
+
+def test_a_default_run_compares_the_six_models_and_reports_no_gain(default):
     assert list(default.results["models"]) == figures.MODELS
     assert figures.MODELS == ["gpt", "gpt_prompted", "sft", "sft_best_of_16", "ppo", "ppo_ptx"]
     assert "gain" not in default.results
