@@ -616,6 +616,9 @@ class Stage(NamedTuple):
 
 def is_due(config, stage):
     """Return whether a stage has to run. May raise UserError, see `missing`."""
+    if config.quick and "reward_1" in stage.names:
+        if not (Path(config.out) / "reward.png").exists():      # no second round would draw it
+            return True
     return not stage.names or bool(missing(config, stage.names, stage.settings))
 
 
@@ -626,8 +629,9 @@ def make_missing(config, stages):
     standing = {}
     for stage in stages:
         for name in stage.names:
-            # A stage that the user ran alone may have had other settings, except in --quick
-            strict = stage.kind == "ppo" or config.quick
+            # A stage that the user ran alone may have had other settings. In --quick, only the base
+            # model may: other settings of SFT mean that the folder is not one of --quick.
+            strict = stage.kind == "ppo" or config.quick and stage.kind != "pretrain"
             standing[name] = stage.settings if strict else None
     check_standing(config, standing)
     for stage in stages:

@@ -33,14 +33,14 @@ def base_model(config):
     """--quick: put the shipped base model into the folder, unless `python model.py` made one there.
 
     Its seed becomes this run's. In another world it would not know the facts, so pretraining makes
-    a new one. Without --quick, a folder that holds the shipped model raises UserError.
+    a new one. Without --quick, a folder of --quick raises UserError.
     """
     path = files.checkpoint(config, "gpt")
-    if path.exists():
-        if not config.quick and files.load_checkpoint(path)["extra"].get("borrowed"):
-            raise UserError(f"{path} is there because of --quick: choose another folder with --out")
+    if not config.quick:
+        refuse(path)
+        refuse(files.checkpoint(config, "ppo_ptx"))
         return
-    if not config.quick or not SHIPPED.exists():
+    if path.exists() or not SHIPPED.exists():
         return
     saved = files.load_checkpoint(SHIPPED)
     if saved["extra"]["world"] != files.world_hash():
@@ -49,3 +49,12 @@ def base_model(config):
     extra = saved["extra"] | {"seed": config.seed, "borrowed": True}
     weights = {name: tensor.float() for name, tensor in saved["state"].items()}
     files.save(path, saved["kind"], saved["config"], weights, extra)
+
+
+def refuse(path):
+    """Raise UserError if --quick made a checkpoint: the shipped model, or a policy of round 1."""
+    if not path.exists():
+        return
+    extra = files.load_checkpoint(path)["extra"]
+    if "borrowed" in extra or "reward_1" in extra.get("parents", {}):
+        raise UserError(f"{path} is there because of --quick: choose another folder with --out")
