@@ -13,9 +13,9 @@ SHIPPED = files.FOLDER.parent / "notebooks" / "checkpoints" / "gpt.pt"      # th
 SETTINGS = {
     "sft": {"epochs": 6, "mix_epochs": 6},
     "reward": {"prompts_1": 3_000},
-    "ppo": {"out": "out_quick", "iterations": 20},
+    "ppo": {"out": "out_quick", "iterations": 24},
 }
-N_PROMPTS = {True: 500, False: None}                    # of the evaluation, by config.quick
+N_PROMPTS = {True: 800, False: None}                    # of the evaluation, by config.quick
 MODELS = ["gpt", "gpt_prompted", "sft", "sft_best_of_16", "sft_mix", "ppo_ptx"]
 
 

@@ -45,7 +45,7 @@ def parse(*words):
 
 
 def test_quick_has_a_folder_of_its_own_and_half_the_iterations():
-    assert parse("--quick") == ppo.Config(quick=True, out="out_quick", iterations=20)
+    assert parse("--quick") == ppo.Config(quick=True, out="out_quick", iterations=24)
     assert ppo.Config().iterations == 40
 
 
@@ -58,9 +58,9 @@ def test_without_quick_the_defaults_are_untouched():
 @pytest.mark.parametrize("words, changes", [
     (["--quick", "--iterations", "40"], {"out": "out_quick", "iterations": 40}),
     (["--iterations", "40", "--quick"], {"out": "out_quick", "iterations": 40}),
-    (["--quick", "--out", "x"], {"out": "x", "iterations": 20}),
-    (["--quick", "--out", "out"], {"out": "out", "iterations": 20}),
-    (["--quick", "--seed", "2"], {"out": "out_quick", "iterations": 20, "seed": 2}),
+    (["--quick", "--out", "x"], {"out": "x", "iterations": 24}),
+    (["--quick", "--out", "out"], {"out": "out", "iterations": 24}),
+    (["--quick", "--seed", "2"], {"out": "out_quick", "iterations": 24, "seed": 2}),
 ])
 def test_a_flag_beside_quick_counts_more_even_if_it_repeats_the_default(words, changes):
     assert parse(*words) == ppo.Config(quick=True, **changes)
