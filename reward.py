@@ -70,9 +70,8 @@ class Config(BaseConfig):
 class RewardModel(nn.Module):
     """A language model whose last layer gives one number per position.
 
-    Parameter names are those of GPT2ForSequenceClassification in transformers. Its size need not be
-    the policy's (the paper: 6B for all), because both share only the tokens. PPO's value network is
-    a RewardModel too."""
+    Parameter names are those of GPT2ForSequenceClassification. The size need not be the policy's
+    (the paper: 6B for all), because they share only tokens. PPO's value network is one, too."""
 
     def __init__(self, config):
         super().__init__()
@@ -390,7 +389,8 @@ def scores_of(model, encoding, rankings):
     """Scores of every response of every ranking: a list of lists."""
     pairs = []
     for ranking in rankings:
-        pairs += [(ranking["prompt"], response) for response in ranking["responses"]]
+        for response in ranking["responses"]:
+            pairs.append((ranking["prompt"], response))
     flat = iter(score(model, encoding, pairs))
     return [[next(flat) for _ in ranking["responses"]] for ranking in rankings]
 

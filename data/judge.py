@@ -363,7 +363,7 @@ def ranked_by_judge(rankings):
 
 
 def gain(rows, ours, theirs):
-    """Return by how much gold utility is higher: [mean, low, high], a 95 % interval over prompts."""
+    """Return how much higher gold utility is: [mean, low, high], a 95 % interval over prompts."""
     differences = []
     for a, b in zip(judge_all(rows, ours), judge_all(rows, theirs)):
         differences.append(a.utility - b.utility)
