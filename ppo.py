@@ -457,7 +457,7 @@ def mean_metrics(steps):
 def policy_settings(config, name, iterations, gamma_ptx):
     """The settings that out/<name>.pt depends on: saved with it, and compared by a later run."""
     settings = files.settings_of(config)
-    for key in ("split", "quick", "iterations", "iterations_1"):
+    for key in ("split", "iterations", "iterations_1"):
         del settings[key]
     length = "iterations_1" if name == "ppo_1" else "iterations"
     return settings | {length: iterations, "gamma_ptx": gamma_ptx}

@@ -323,7 +323,7 @@ def checkpoint(config, name):
 def settings_of(config):
     """Return the settings that a checkpoint stores and that a later run must share."""
     settings = dataclasses.asdict(config)
-    for flag in ("out", "device", "seed", "chat"):
+    for flag in ("out", "device", "seed", "chat", "quick"):
         settings.pop(flag, None)
     return settings
 
