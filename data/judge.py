@@ -17,7 +17,6 @@ It has two layers:
     0.0
 """
 import re
-import statistics
 from typing import NamedTuple
 
 from data import tasks
@@ -362,13 +361,20 @@ def ranked_by_judge(rankings):
     return gold
 
 
+def mean_and_error(shares):
+    """Return the mean and half the width of its 95 % interval (1.96 standard errors)."""
+    mean = sum(shares) / len(shares)
+    variance = sum((share - mean) ** 2 for share in shares) / (len(shares) - 1)
+    deviation = variance ** 0.5
+    return mean, 1.96 * deviation / len(shares) ** 0.5
+
+
 def gain(rows, ours, theirs):
     """Return how much higher gold utility is: [mean, low, high], a 95 % interval over prompts."""
     differences = []
     for a, b in zip(judge_all(rows, ours), judge_all(rows, theirs)):
         differences.append(a.utility - b.utility)
-    mean = statistics.mean(differences)
-    error = 1.96 * statistics.stdev(differences) / len(differences) ** 0.5
+    mean, error = mean_and_error(differences)
     return [mean, mean - error, mean + error]
 
 

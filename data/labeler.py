@@ -20,7 +20,7 @@ import random
 
 from data import tasks
 from data import toytown as town
-from data.judge import observe
+from data.judge import mean_and_error, observe
 
 # In brackets: the paper's value.
 N_TRAIN = 40            # (about 40)
@@ -211,14 +211,6 @@ def opinions_without_noise(rankings, labelers):
 
 
 # ---------------------------------------------------------------- win rates
-
-
-def mean_and_error(shares):
-    """Return the mean and half the width of its 95 % interval (1.96 standard errors)."""
-    mean = sum(shares) / len(shares)
-    variance = sum((share - mean) ** 2 for share in shares) / (len(shares) - 1)
-    deviation = variance ** 0.5
-    return mean, 1.96 * deviation / len(shares) ** 0.5
 
 
 def preference(prompts, ours, theirs, rng, labelers, judges=5):

@@ -288,7 +288,7 @@ BUGS = [
     Bug("the same five people judge everything", "win rates of five tastes, not of twenty",
         "data/labeler.py", "rng.sample(labelers, judges)", "labelers[:judges]",
         "test_five_different_people_judge_each_prompt_and_not_always_the_same"),
-    Bug("an error that shrinks with n", "intervals far too narrow", "data/labeler.py",
+    Bug("an error that shrinks with n", "intervals far too narrow", "data/judge.py",
         "deviation / len(shares) ** 0.5", "deviation / len(shares)",
         "test_an_interval_is_1_96_standard_errors_wide_with_n_less_one"),
     Bug("KL to the baseline", "a KL to a model PPO never started from", "ppo.py",
