@@ -334,7 +334,7 @@ def read_corpus(encoding, block_size):
     two <|endoftext|>, cut at block_size."""
     end = [encoding.eot_token]
     texts = [tokenizer.spaced(text) for text in prepare.corpus_texts()]
-    token_lists = encoding.encode_ordinary_batch(texts)
+    token_lists = [encoding.encode_ordinary(text) for text in texts]
     documents = [(end + ids + end)[:block_size] for ids in token_lists]
     cut = int(0.98 * len(documents))
     if not cut:

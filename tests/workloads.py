@@ -140,7 +140,7 @@ def read_batches(n):
     texts = [tokenizer.spaced(text) for text in prepare.corpus_texts()[:4_000]]
     end = [encoding.eot_token]
     documents = []
-    for ids in encoding.encode_ordinary_batch(texts):
+    for ids in map(encoding.encode_ordinary, texts):
         documents.append((end + ids + end)[:GPTConfig.block_size])
     batches = corpus_batches(documents, 2_048, random.Random(0))
     return [next(batches) for _ in range(n)]
