@@ -25,7 +25,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data import files, prepare, tokenizer
+from data import files, own, prepare, tokenizer
 from data.files import (
     MetricLog, UserError, alone, load_checkpoint, save_checkpoint, settings_of, stage_extra
 )
@@ -333,9 +333,10 @@ def read_corpus(encoding, block_size):
     """(training documents, validation documents), the last 2 %. A document is a list of ids between
     two <|endoftext|>, cut at block_size."""
     end = [encoding.eot_token]
-    texts = [tokenizer.spaced(text) for text in prepare.corpus_texts()]
-    token_lists = [encoding.encode_ordinary(text) for text in texts]
-    documents = [(end + ids + end)[:block_size] for ids in token_lists]
+    documents = []
+    for text in prepare.corpus_texts():
+        ids = encoding.encode_ordinary(tokenizer.spaced(text))
+        documents += own.windows(end + ids + end, block_size)
     cut = int(0.98 * len(documents))
     if not cut:
         raise UserError(f"{files.FOLDER}/corpus.txt: {len(documents)} document, "

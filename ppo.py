@@ -45,9 +45,9 @@ from tqdm import tqdm
 import model as pretraining
 import reward as reward_stage
 import sft as sft_stage
-from data import figures, files, judge, labeler, prepare, quick, tasks, tokenizer
+from data import figures, files, judge, labeler, own, prepare, quick, tasks, tokenizer
 from data.flags import BaseConfig, run_script, set_up
-from data.training import corpus_batches
+from data.training import by_length, corpus_batches, trimmed
 from model import corpus_loss, generate, load_model, pad_batch, read_corpus
 from reward import MAX_NEW_TOKENS, load_reward_model
 
@@ -70,6 +70,7 @@ class Config(BaseConfig):
     missing_eos_penalty: float = 1.0    # off the score of a response that never ends [not stated]
     split: str = "eval"         # prompts of the evaluation: eval, or valid during development
     quick: bool = False         # less of everything, from a ready base model (data/quick.py)
+    rankings: str = ""          # files of people's rankings, a.jsonl,b.jsonl (data/label.py)
 
 
 # -------------------------------------------------------------------------------- the arithmetic
@@ -303,7 +304,7 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
 
     files.check_rl(config, policy.config.block_size, MAX_NEW_TOKENS)
     config = replace(config, gamma_ptx=gamma_ptx)
-    all_prompts = files.read_prompts("rl")
+    all_prompts = files.rl_prompts(config)
     if gamma_ptx:       # about 50 documents per 256 episodes (the paper: 8 examples per episode)
         documents, _ = read_corpus(tokenizer.load_cached(), policy.config.block_size)
         pretraining_batches = corpus_batches(documents, 2_048, rng)
@@ -337,13 +338,12 @@ def train_policy(config, name, reward_name, iterations, gamma_ptx):
                 ema.lerp_(now, 1 - decay)
 
         # 5. Log. Gold utility, the truth of the toy world, is logged, but training never uses it.
-        stats = batch["stats"] | {"gold": judge.mean_utility(prompts, batch["answers"])}
+        stats = batch["stats"] | judge.gold(prompts, batch["answers"])
         log.write(step=iteration, **stats, **mean_metrics(steps))
         figures.show_progress(bar, iteration in (0, iterations - 1), stats, prompts, batch)
 
     save_policy(config, name, reward_name, iterations, ema_policy, value_net)
-    print(f"made {config.out}/{name}.pt in {time.time() - start:.0f} s; its last rollout: "
-          f"score {stats['score']:.2f}, gold {stats['gold']:.3f}, KL {stats['kl']:.2f}\n")
+    figures.print_policy(f"{config.out}/{name}.pt", time.time() - start, stats)
     return ema_policy
 
 
@@ -377,22 +377,6 @@ def response_logprobs(model, batch):
 def response_values(value_net, batch):
     """The value before each response token, 0 on padding: batch of `batch_of` -> (B, R)."""
     return at_responses(value_net.values(batch["idx"]), batch["prompt_lengths"], batch["mask"])
-
-
-def by_length(lengths, size):
-    """Episode numbers in groups of `size`, similar lengths together, so that little is padding."""
-    return lengths.argsort(stable=True).split(size)
-
-
-def trimmed(batch, episodes):
-    """These episodes of a batch (a LongTensor of numbers), cut to the longest of them."""
-    T = int(batch["lengths"][episodes].max())
-    R = int(batch["mask"][episodes].sum(1).max())
-    part = {}
-    for name, x in batch.items():
-        if torch.is_tensor(x):
-            part[name] = x[episodes] if x.dim() == 1 else x[episodes, :T if name == "idx" else R]
-    return part
 
 
 # -------------------------------------------------------------------- bookkeeping of the loop
@@ -484,7 +468,7 @@ def answer(name, model, prompts, generator, reward_model=None):
     for _ in range(16 if name == "sft_best_of_16" else 1):
         sampled = generate(model, prompt_ids, MAX_NEW_TOKENS, 1.0, generator)
         responses = tokenizer.decode_responses(encoding, sampled)
-        draws.append(list(map(tokenizer.first_line, responses)))
+        draws.append(responses if files.OWN else list(map(tokenizer.first_line, responses)))
     if len(draws) == 1:
         return draws[0]
     lines = []
@@ -523,7 +507,7 @@ def evaluate(config):
     device, rng, generator = set_up(config)
     out = Path(config.out)
     prompts, closed = files.evaluation_prompts(config.split, quick.N_PROMPTS[config.quick])
-    names = quick.MODELS if config.quick else figures.MODELS
+    names = quick.models(config)
     reward_model = load_reward_model(out / f"{quick.last_reward(config)}.pt", device)
     reference = load_model(out / "sft_mix.pt", device)
     _, documents = read_corpus(tokenizer.load_cached(), reference.config.block_size)
@@ -536,9 +520,15 @@ def evaluate(config):
         kl = None
         if name in ("sft", "sft_mix", "ppo", "ppo_ptx"):
             kl = kl_to_reference(model, reference, prompts[:300], generator)
-        on_closed = answer(name, model, closed, generator, reward_model)
+        on_closed = answer(name, model, closed, generator, reward_model) if closed else []
         entries[name] = describe_model(
             model, prompts, responses[name], closed, on_closed, documents, kl)
+
+    common = {"seed": config.seed, "split": config.split, "cores": torch.get_num_threads(),
+              "device": str(device), "models": entries}
+    if files.OWN:
+        own.add_scores(entries, prompts, responses, reward_stage.score, reward_model)
+        return common, prompts, responses
 
     # 2. Held-out labelers compare every model, and a perfect answerer, with the SFT baseline.
     people = labeler.get_labelers("held_out")
@@ -554,7 +544,8 @@ def evaluate(config):
     ceiling = win_rate(perfect, responses["sft"])
 
     # 3. The reward model, on prompts that it was not trained on.
-    settings = reward_stage.Config(seed=config.seed, out=config.out, round=1 if config.quick else 2)
+    settings = reward_stage.Config(seed=config.seed, out=config.out,
+                                   round=1 if files.one_round(config) else 2)
     report, _ = reward_stage.evaluate_reward_model(reward_model, settings, prompts[:500])
 
     # 4. Held-out labelers compare PPO-ptx with the others.
@@ -563,11 +554,9 @@ def evaluate(config):
         preferred[name] = win_rate(responses["ppo_ptx"], responses[name])
 
     sft, best = entries["sft"]["utility"], entries["ppo_ptx"]["utility"]
-    results = {"seed": config.seed, "split": config.split, "cores": torch.get_num_threads(),
-               "device": str(device), "models": entries, "ppo_ptx_preferred_to": preferred,
-               "ceiling_vs_sft": ceiling, "gap_closed": (best - sft) / (1 - sft),
-               "reward_model": report}
-    if config.quick:
+    results = common | {"ppo_ptx_preferred_to": preferred, "ceiling_vs_sft": ceiling,
+                        "gap_closed": (best - sft) / (1 - sft), "reward_model": report}
+    if "sft_mix" in names:
         results["gain"] = judge.gain(prompts, responses["ppo_ptx"], responses["sft_mix"])
     return results, prompts, responses
 
@@ -577,11 +566,11 @@ def evaluate(config):
 def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
     """Run every stage that has no output yet, then evaluate. Returns the results."""
     set_up(config)
-    common = dict(seed=config.seed, out=config.out, device=config.device)
+    common = dict(seed=config.seed, out=config.out, device=config.device, data=config.data)
     pretrain = pretrain or pretraining.Config(**common)
     sft = sft or sft_stage.Config(**common, **quick.settings(config, "sft"))
     reward_1 = reward_1 or reward_stage.Config(
-        **common, round=1, **quick.settings(config, "reward"))
+        **common, round=1, rankings=config.rankings, **quick.settings(config, "reward"))
     reward_2 = reward_2 or reward_stage.Config(**common, round=2)
     quick.base_model(config)
     block_size = files.context_of(config, pretrain)
@@ -589,7 +578,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
 
     def reward(names, settings):
         return files.Stage("reward", names, reward_stage.dependencies(settings),
-                           lambda: files.check_reward(settings, block_size, MAX_NEW_TOKENS),
+                           lambda: own.check_reward(settings, block_size, MAX_NEW_TOKENS),
                            lambda: reward_stage.train(settings))
 
     def policy(name, reward_name, iterations, gamma_ptx):
@@ -609,7 +598,7 @@ def run(config, pretrain=None, sft=None, reward_1=None, reward_2=None):
                                             block_size),
                     lambda: sft_stage.train(sft)),
         reward(["reward_1", "sft"], reward_1)]
-    if not config.quick:
+    if not files.one_round(config):
         stages += [policy("ppo_1", "reward_1", config.iterations_1, 0.0),
                    reward(["reward"], reward_2),
                    policy("ppo", last_reward, config.iterations, 0.0)]

@@ -37,7 +37,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data import files, tokenizer
+from data import files, own, tokenizer
 from data.figures import plot_reward, print_accuracies
 from data.files import UserError, load_checkpoint, require, sft_epochs
 from data.flags import BaseConfig, run_script, set_up
@@ -55,6 +55,7 @@ MAX_NEW_TOKENS = 32             # of a response in ranking, RL and evaluation (1
 class Config(BaseConfig):
     """Settings, the paper's value in brackets (3.5, C.2). [not stated]: it gives none."""
     round: int = 1              # 1: rank samples of SFT models; 2: also of the first PPO policy
+    rankings: str = ""          # files of people's rankings, a.jsonl,b.jsonl (data/label.py)
     prompts_1: int = 5_000      # prompts ranked in round 1 (33,207 in all)
     prompts_2: int = 15_000     # prompts ranked in round 2
     k: int = 6                  # responses per prompt (4 to 9)
@@ -63,6 +64,7 @@ class Config(BaseConfig):
     batch_size: int = 8         # prompts per step (64): more updates from fewer prompts
     lr: float = 0.0045          # Muon's peak, for matrices of the blocks (Adam, 9e-6 for 6B)
     lr_rest: float = 2e-3       # Adam's peak, for the other weights (9e-6)
+    unranked: int = 0           # only sample responses to so many prompts, for people to rank
 
 
 # ---------------------------------------------------------------- the model and its loss
@@ -314,39 +316,48 @@ def rank(prompts, responses, labelers, rng, round, opinions=1):
     return rankings
 
 
+def sample(config, prompts, rng, generator):
+    """Responses to rank: two lists, of rows and of their K responses, see `collect`. A prompt with
+    too few distinct responses is left out."""
+    sources = response_sources(config)
+    kept_prompts, kept_responses = [], []
+    for i in tqdm(range(0, len(prompts), 1_000), desc="sampling"):
+        part = prompts[i:i + 1_000]
+        for row, responses in zip(part, collect(part, sources, config.k, rng, generator)):
+            if len(responses) >= min(4, config.k):
+                kept_prompts.append(row)
+                kept_responses.append(responses)
+    return kept_prompts, kept_responses
+
+
 def train(config):
     """One round: collect rankings and train. Round 1 also chooses the SFT baseline."""
     start = time.time()
     out = Path(config.out)
     _, rng, _ = set_up(config)
     generator = torch.Generator().manual_seed(config.seed)              # of samples, on the CPU
-    files.check_reward(config, files.context_of(config), MAX_NEW_TOKENS)
-    print(f"step 2, the reward model, round {config.round}: "
-          f"labelers rank {config.k} responses per prompt")
-
-    # 1. Sample responses to this round's prompts. Too few distinct ones make no ranking.
+    own.check_reward(config, files.context_of(config), MAX_NEW_TOKENS)
+    print(f"step 2, the reward model, round {config.round}: labelers rank responses")
     valid = files.read_prompts("valid")
-    first, n_prompts = files.prompts_of_round(config)
-    prompts = files.read_prompts("rm")[first:first + n_prompts]
-    sources = response_sources(config)
-    earlier, later = files.other_rankings(config)
-    kept_prompts, kept_responses = [], []
-    for i in tqdm(range(0, len(prompts), 1_000), desc="sampling and ranking"):
-        part = prompts[i:i + 1_000]
-        for row, responses in zip(part, collect(part, sources, config.k, rng, generator)):
-            if len(responses) >= min(4, config.k):
-                kept_prompts.append(row)
-                kept_responses.append(responses)
 
-    # 2. Labelers rank them. Train on the rankings of both rounds.
-    rankings = earlier + rank(kept_prompts, kept_responses, get_labelers("train"), rng,
-                              config.round, config.labelers_per_prompt)
+    # 1. Sample responses to this round's prompts, and let labelers rank them, or read rankings that
+    #    people have written. Train on the rankings of both rounds.
+    by_people = own.read_rankings(config)               # empty: labelers are simulated
+    rankings, measured = own.split(by_people, rng)
+    earlier, later = files.other_rankings(config)
+    if not by_people:
+        first, n_prompts = files.prompts_of_round(config)
+        prompts = files.read_prompts("rm")[first:first + n_prompts]
+        sampled = sample(config, prompts, rng, generator)
+        rankings = earlier + rank(*sampled, get_labelers("train"), rng, config.round,
+                                  config.labelers_per_prompt)
     model, losses = fit(config, rankings)
-    centre(model, tokenizer.load())
+    encoding = tokenizer.load()
+    centre(model, encoding)
     # Written only once the model is trained, so that file and model always match
     files.write_jsonl(out / "rankings.jsonl", rankings + later)
 
-    # 3. Save. Measure on prompts that were not trained on.
+    # 2. Save. Measure on prompts that were not trained on.
     name = "reward_1" if config.round == 1 else "reward"
     parents = ["sft_mix"] if config.round == 1 else ["reward_1", "ppo_1"]
     extra = files.stage_extra(config, "reward", made_from=parents)
@@ -354,9 +365,11 @@ def train(config):
     if config.round == 1:
         files.save_checkpoint(out / f"{name}.pt", model, **extra)
         keep_best_sft(config, model, valid)
-    report, margins = evaluate_reward_model(model, config, valid[:400])
-    epoch_scores = load_checkpoint(out / "sft.pt")["extra"]["scores"]
-    plot_reward(out / "reward.png", losses, margins, epoch_scores)
+    if by_people:
+        report, margins = own.report(by_people, measured, scores_of(model, encoding, measured))
+    else:
+        report, margins = evaluate_reward_model(model, config, valid[:400])
+    plot_reward(out / "reward.png", losses, margins, files.epoch_scores(config))
     if config.round == 2:                   # saved last: the file marks the stage as complete
         files.save_checkpoint(out / f"{name}.pt", model, **extra)
     print_accuracies(report)
@@ -494,15 +507,14 @@ def keep_best_sft(config, model, prompts):
 
 def dependencies(config):
     """The settings that this round's output depends on."""
-    settings = files.settings_of(config)
-    if config.round == 1:
-        del settings["prompts_2"]
-    return settings
+    return own.settings(config)
 
 
 def main(config):
     """The command line."""
     names = ["reward"] if config.round == 2 else ["reward_1", "sft"]
+    if config.unranked:
+        return files.alone(config, [], {}, lambda _: own.write_unranked(config, sample))
     files.alone(config, names, dependencies(config), train)
 
 

@@ -161,11 +161,8 @@ def train(config):
     losses = []
 
     def keep(epoch, model, valid_loss):
-        if epoch == 1:      # delete the models of an earlier run, so that two runs never mix
-            (out / "sft_mix.pt").unlink(missing_ok=True)
-            for path in sorted((out / "sft_epochs").glob("*.pt")):
-                if path.stem.isdecimal():
-                    path.unlink()
+        if epoch == 1:
+            files.delete_sft(config)        # of an earlier run, so that two runs never mix
         losses.append(valid_loss)
         path = out / "sft_epochs" / f"{epoch:02d}.pt"
         save_checkpoint(path, model, **extra, epoch=epoch, valid_loss=valid_loss)

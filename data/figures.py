@@ -79,7 +79,12 @@ PAPER = [
     ("  not asked", "toxic_not_asked", {}),
     ("corpus loss (nats)", "corpus_loss", {}),
     ("KL to sft_mix (nats)", "kl", {}),
+    ("reward model's score", "score", {}),
 ]
+# Below the table of a run with --data
+UNKNOWN = """Nobody knows the truth about these texts. The score is the reward model's own opinion, on prompts
+that it was not trained on. A higher score means that the policy has found what the reward model
+likes, not that its answers are better: read them above, and let people compare them."""
 
 
 def table(results):
@@ -89,10 +94,14 @@ def table(results):
     names = list(results["models"])
     lines = [" " * 30 + columns(TITLES[name] for name in names)]
     for title, key, paper in PAPER:
+        if key not in results["models"][names[0]]:
+            continue
         cells = []
         for name in names:
             cells.append(cell(results["models"][name][key], paper.get(name)))
         lines.append(f"{title:30}{columns(cells)}")
+    if "ceiling_vs_sft" not in results:
+        return "\n".join(lines) + f"\n{UNKNOWN}"
 
     wins = results["ppo_ptx_preferred_to"]
     preferred = ", ".join(f"{TITLES[name]} {interval(wins[name])}" for name in wins)
@@ -143,11 +152,9 @@ def side_by_side(rows, responses):
     """Print five prompts of different use cases with the answers of all models."""
     first = {}
     for i, row in enumerate(rows):
-        first.setdefault(row["use_case"], i)
-    for use_case in ("generation", "open_qa", "brainstorming", "chat", "closed_qa"):
-        if use_case not in first:
-            continue
-        i = first[use_case]
+        first.setdefault(row.get("use_case", i), i)         # of the user's own rows, each
+    use_cases = ("generation", "open_qa", "brainstorming", "chat", "closed_qa", *range(5))
+    for i in [first[use_case] for use_case in use_cases if use_case in first]:
         print(f"\n  {rows[i]['prompt']}")
         for name, theirs in responses.items():
             print(f"    {TITLES[name]:>15}: {theirs[i]['text']}")
@@ -155,11 +162,18 @@ def side_by_side(rows, responses):
 
 def show_progress(bar, with_samples, stats, prompts, batch):
     """Update the progress bar. Print two episodes as "[score] prompt -> response"."""
-    bar.set_postfix(score=f"{stats['score']:.2f}", gold=f"{stats['gold']:.2f}",
-                    kl=f"{stats['kl']:.2f}")
+    shown = {key: f"{stats[key]:.2f}" for key in ("score", "gold", "kl") if key in stats}
+    bar.set_postfix(shown)
     for i in range(2 if with_samples else 0):
         score, text = batch["scores"][i].item(), batch["answers"][i]["text"]
         tqdm.write(f"    [{score:+.2f}] {prompts[i]['prompt']} -> {text}")
+
+
+def print_policy(path, seconds, stats):
+    """Print what step 3 has made. stats: of its last rollout."""
+    gold = f"gold {stats['gold']:.3f}, " if "gold" in stats else ""
+    print(f"made {path} in {seconds:.0f} s; its last rollout: "
+          f"score {stats['score']:.2f}, {gold}KL {stats['kl']:.2f}\n")
 
 
 def print_accuracies(report):
@@ -291,6 +305,9 @@ def plot_dashboard(out):
             continue
         rows = files.read_jsonl(out / f"{name}.jsonl")
         for axis, (key, title) in zip(axes.flat, PANELS):
+            if key not in rows[0]:                              # the gold utility, with --data
+                axis.axis("off")
+                continue
             axis.plot(column(rows, "step"), column(rows, key),
                       color=colour, linestyle=style, label=TITLES[name])
             axis.set(title=title, xlabel="iteration")
@@ -309,10 +326,28 @@ METADATA = [
 
 
 def plot_figures(out, results):
-    """Draw out/figures.png: the paper's Figure 1 (preference) and Figure 4 (metadata)."""
+    """Draw out/figures.png: the paper's Figure 1 (preference) and Figure 4 (metadata).
+
+    With --data, nobody compares answers, and it shows the reward model's scores."""
+    if "ceiling_vs_sft" not in results:
+        return draw_scores(out, results)
     fig, axes = plt.subplots(1, 2, figsize=(13, 4.4), width_ratios=(1, 1.5))
     draw_preference(axes[0], results)
     draw_metadata(axes[1], results)
+    save(fig, out / "figures.png")
+
+
+def draw_scores(out, results):
+    """Draw the mean score that the reward model gives to each model's answers, with --data."""
+    fig, axis = plt.subplots(figsize=(6.5, 4.4))
+    names = list(results["models"])
+    for i, name in enumerate(names):
+        mean, low, high = results["models"][name]["score"]
+        axis.bar(i, mean, yerr=[[mean - low], [high - mean]], color=COLOURS[name], capsize=3)
+    axis.axhline(0, color=GREY, linestyle=":", linewidth=1)
+    axis.set_xticks(range(len(names)), [TITLES[name].replace(" ", "\n", 1) for name in names])
+    axis.set(ylabel="reward model's score (95 % CI, 0: demonstrations)",
+             title="What the reward model thinks, held-out prompts")
     save(fig, out / "figures.png")
 
 

@@ -4,6 +4,7 @@ From top to bottom: errors and text files; prompts and rankings; one run per fol
 where a checkpoint came from; stages and what they need; the metric log. Two rules hold everywhere:
 an error that the user can fix is one clear line, and a killed run never damages a file.
 """
+import codecs
 import contextlib
 import ctypes
 import dataclasses
@@ -19,8 +20,9 @@ from typing import Callable, NamedTuple
 from data import tasks, tokenizer
 from data.labeler import get_labelers
 
-FOLDER = Path(__file__).parent                              # of the world's files
-# The world's committed files. Their hash tells a checkpoint which world it belongs to.
+FOLDER = Path(__file__).parent      # of the world's files; --data changes it, see data/own.py
+OWN = False                         # whether the world is the user's texts (--data), not Toytown
+# The world's files. Their hash tells a checkpoint which world it belongs to.
 SETS = ("demonstrations", "prompts_rm", "prompts_rl",
         "prompts_valid", "prompts_eval", "prompts_closed")
 
@@ -56,12 +58,16 @@ def write_jsonl(path, rows):
 def read_bytes(path, maker="python -m data.prepare"):
     """Return a text file's bytes with LF line ends, because git on Windows may check out CRLF.
 
-    maker: the command that writes the file. A missing file raises UserError.
+    A byte-order mark is left out. maker: the command that writes the file. A missing file raises
+    UserError.
     """
     try:
-        return Path(path).read_bytes().replace(b"\r\n", b"\n")
+        return Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `{maker}`") from None
+        advice = f"run `{maker}`"
+        if OWN and Path(path).parent == FOLDER:
+            advice = "data/README.md says what it holds"
+        raise UserError(f"{path} is missing: {advice}") from None
 
 
 def read_json(path):
@@ -79,17 +85,44 @@ def read_jsonl(path, maker="python -m data.prepare", **types):
     types: the keys that every line must have, with their types, e.g. prompt=str.
     A missing file, an empty file and a bad line raise UserError.
     """
+    return [row for _, row in numbered_rows(path, maker, **types)]
+
+
+def numbered_rows(path, maker="python -m data.prepare", **types):
+    """`read_jsonl` with the number of each line: a list of (number, dict). Blank lines count."""
     rows = []
-    for number, line in enumerate(read_bytes(path, maker).splitlines(), 1):
+    for number, line in enumerate(read_bytes(path, maker).split(b"\n"), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: {error}") from None
+        if isinstance(row, dict) and "messages" in row:
+            row = row | from_messages(row["messages"], f"{path}, line {number}")
         check_row(row, f"{path}, line {number}", types)
-        rows.append(row)
+        rows.append((number, row))
     if not rows:
         raise UserError(f"{path}: empty")
     return rows
+
+
+def from_messages(messages, place):
+    """Return the prompt, and the completion if there is one, of a list of chat messages.
+
+    [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}], the form in which
+    other libraries store conversations. Anything else raises UserError.
+    """
+    names = {"user": "prompt", "assistant": "completion"}
+    row = {}
+    for message in messages if isinstance(messages, list) else [None]:
+        role = message.get("role") if isinstance(message, dict) else None
+        name = names.get(role) if isinstance(role, str) else None
+        if name is None or name in row or name == "prompt" and row:
+            raise UserError(f'{place}: "messages" must be one message of the user and at most one '
+                            "of the assistant after it")
+        row[name] = message.get("content")
+    return row
 
 
 def check_row(row, place, types):
@@ -114,26 +147,32 @@ def read_prompts(name):
     A row is a dict with prompt, use_case and task.
     """
     path = FOLDER / f"prompts_{name}.jsonl"
+    if OWN:                                 # texts of the user's own have no tasks
+        return read_jsonl(path, prompt=str)
     return read_jsonl(path, prompt=str, use_case=str, task=dict)
 
 
 def read_rankings(path):
     """Return the lines of out/rankings.jsonl. Raises UserError if ranks and responses disagree."""
-    rankings = read_jsonl(path, "python reward.py",
-                          prompt=str, task=dict, responses=list, ranks=list, round=int)
-    for number, ranking in enumerate(rankings, 1):
-        responses = ranking["responses"]
-        if not all(map(is_response, responses)):
-            raise UserError(f'{path}, line {number}: a response is '
-                            '{"text": ..., "ended": true or false}')
-        others = ranking.get("second_opinions", [])
-        if not isinstance(others, list):
-            others = [others]                               # refused below
-        for ranks in [ranking["ranks"], *others]:
-            if not ranks_all(ranks, len(responses)):
-                raise UserError(f"{path}, line {number}: {ranks} does not rank {len(responses)} "
-                                "responses (1 is best, equal numbers tie)")
-    return rankings
+    rows = numbered_rows(path, "python reward.py",
+                         prompt=str, task=dict, responses=list, ranks=list, round=int)
+    for number, ranking in rows:
+        check_ranking(ranking, f"{path}, line {number}")
+    return [ranking for _, ranking in rows]
+
+
+def check_ranking(ranking, place):
+    """Raise UserError if ranks and responses of a ranking disagree."""
+    responses = ranking["responses"]
+    if not all(map(is_response, responses)):
+        raise UserError(f'{place}: a response is {{"text": ..., "ended": true or false}}')
+    others = ranking.get("second_opinions", [])
+    if not isinstance(others, list):
+        others = [others]                                   # refused below
+    for ranks in [ranking["ranks"], *others]:
+        if not ranks_all(ranks, len(responses)):
+            raise UserError(f"{place}: {ranks} does not rank {len(responses)} "
+                            "responses (1 is best, equal numbers tie)")
 
 
 def is_response(value):
@@ -323,7 +362,7 @@ def checkpoint(config, name):
 def settings_of(config):
     """Return the settings that a checkpoint stores and that a later run must share."""
     settings = dataclasses.asdict(config)
-    for flag in ("out", "device", "seed", "chat", "quick"):
+    for flag in ("out", "device", "seed", "chat", "quick", "data", "rankings", "unranked"):
         settings.pop(flag, None)
     return settings
 
@@ -334,6 +373,8 @@ def world_hash():
     It depends neither on line ends, which git may change, nor on other files in the folder.
     """
     paths = [FOLDER / f"{name}.jsonl" for name in sorted(SETS)]
+    if OWN:         # rankings may come later, and a reward model stores their hash
+        paths = [path for path in [*paths, FOLDER / "corpus.txt"] if path.exists()]
     paths.append(tokenizer.PATH)
     digest = hashlib.sha256()
     for path in paths:
@@ -380,8 +421,8 @@ def complaint(config, name, settings):
         return (f"{path} was made with seed {extra.get('seed')}, not {config.seed}: "
                 f"choose another folder, --out {config.out}_{config.seed},")
     if extra.get("world") != world_hash():
-        return (f"{path} was made in another world, the files in data/ have changed since: "
-                f"run `python -m data.prepare --corpus`; {elsewhere}")
+        return (f"{path} was made in another world, or the files in {FOLDER} have changed since: "
+                f"{elsewhere}")
     for key, value in settings.items():
         before = extra["settings"].get(key)
         if before != value:
@@ -479,6 +520,19 @@ def sft_epochs(config):
     return names
 
 
+def epoch_scores(config):
+    """Return the table of `reward.rate_sft_epochs`, which round 1 stores in out/sft.pt."""
+    return load_checkpoint(checkpoint(config, "sft"))["extra"]["scores"]
+
+
+def delete_sft(config):
+    """Delete the reference and all SFT epochs."""
+    checkpoint(config, "sft_mix").unlink(missing_ok=True)
+    for path in sorted((Path(config.out) / "sft_epochs").glob("*.pt")):
+        if path.stem.isdecimal():
+            path.unlink()
+
+
 def check_complete(config):
     """Raise UserError if a stage is finished, but a file beside its checkpoint is missing.
 
@@ -562,19 +616,32 @@ def prompts_of_round(config):
 def check_rl(config, block_size, max_new_tokens):
     """Check what PPO needs before anything is trained. block_size: of the base model. Raises
     UserError."""
-    prompts = read_prompts("rl")
-    if len(prompts) < config.rollout_size:
-        raise UserError(f"--rollout_size {config.rollout_size}: there are only "
-                        f"{len(prompts)} prompts in prompts_rl.jsonl")
+    prompts = rl_prompts(config)
     prompt_ids = tokenizer.encode_prompts(tokenizer.load_cached(), prompts)
     what = "RL, the longest prompt with its response,"
     check_room(block_size, prompt_ids, what, max_new_tokens)
 
 
+def rl_prompts(config):
+    """Return the rows of prompts_rl.jsonl. There must be enough for a rollout, else UserError.
+
+    Prompts of the user's own are repeated until they fill one: a prompt then has several responses.
+    """
+    prompts = read_prompts("rl")
+    if OWN:
+        return prompts * math.ceil(config.rollout_size / len(prompts))
+    if len(prompts) < config.rollout_size:
+        raise UserError(f"--rollout_size {config.rollout_size}: there are only "
+                        f"{len(prompts)} prompts in prompts_rl.jsonl")
+    return prompts
+
+
 def evaluation_prompts(split, n=None):
     """Rows of the prompts files, at most n of each: (those that all models answer, closed-domain
-    ones)."""
+    ones). Prompts of the user's own have no domain: all are in the first list."""
     prompts = read_prompts(split)[:n]
+    if OWN:
+        return prompts, []
     if split == "eval":
         return prompts, read_prompts("closed")[:n]
     return prompts, [row for row in prompts if row["use_case"] in tasks.CLOSED_DOMAIN]
@@ -585,7 +652,7 @@ def check_evaluation(split, block_size, max_new_tokens):
     if split not in ("eval", "valid"):
         raise UserError(f"--split {split}: eval or valid")
     prompts, closed = evaluation_prompts(split)
-    if len(prompts) < 2 or not closed:
+    if len(prompts) < 2 or not closed and not OWN:
         raise UserError(f"{FOLDER}/prompts_{split}.jsonl: too few prompts to evaluate on")
     encoding = tokenizer.load_cached()
     prompt_ids = [tokenizer.few_shot_ids(encoding, row["prompt"]) for row in prompts + closed]
@@ -605,6 +672,11 @@ def other_rankings(config):
     return [], []
 
 
+def one_round(config):
+    """Return whether a run has one round of rankings: --quick, --rankings and --data have one."""
+    return bool(config.quick or config.rankings or OWN)
+
+
 class Stage(NamedTuple):
     """One step of the whole run."""
     kind: str               # the entry of seconds.json that its time is added to
@@ -616,7 +688,7 @@ class Stage(NamedTuple):
 
 def is_due(config, stage):
     """Return whether a stage has to run. May raise UserError, see `missing`."""
-    if config.quick and "reward_1" in stage.names:
+    if one_round(config) and "reward_1" in stage.names:
         if not (Path(config.out) / "reward.png").exists():      # no second round would draw it
             return True
     return not stage.names or bool(missing(config, stage.names, stage.settings))
@@ -629,9 +701,11 @@ def make_missing(config, stages):
     standing = {}
     for stage in stages:
         for name in stage.names:
-            # A stage that the user ran alone may have had other settings. In --quick, only the base
-            # model may: other settings of SFT mean that the folder is not one of --quick.
-            strict = stage.kind == "ppo" or config.quick and stage.kind != "pretrain"
+            # A stage that the user ran alone may have had other settings. In --quick, SFT may not:
+            # its other settings mean that the folder is not one of --quick.
+            # Nor may people's rankings have changed.
+            strict = (stage.kind == "ppo" or config.quick and stage.kind == "sft"
+                      or "rankings" in stage.settings)
             standing[name] = stage.settings if strict else None
     check_standing(config, standing)
     for stage in stages:

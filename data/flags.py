@@ -16,7 +16,7 @@ import re
 import sys
 from dataclasses import dataclass
 
-from data import files
+from data import files, own
 from data.files import UserError
 
 
@@ -28,6 +28,7 @@ class BaseConfig:
     """The flags of every stage. A field's comment is its text in --help."""
     seed: int = 1               # of weights, batches and samples; the world has a seed of its own
     out: str = "out"            # folder for everything that is written
+    data: str = ""              # a folder of your own texts (data/README.md); empty: Toytown
     device: str = "auto"        # cpu, cuda or mps; auto is cpu, fast enough for models this small
 
 
@@ -129,7 +130,12 @@ def run_script(train, config_class, doc, quick=None):
 
     An error that the user can fix ends in one clear line and exit code 2.
     """
-    guarded(lambda: train(parse_flags(config_class, doc, quick=quick)))
+    def work():
+        config = parse_flags(config_class, doc, quick=quick)
+        own.use(config.data)
+        train(config)
+
+    guarded(work)
 
 
 def guarded(work):

@@ -298,7 +298,7 @@ def report(prompts, responses, closed, closed_responses):
 
     prompts, responses: the evaluation prompts and the model's responses.
     closed, closed_responses: closed-domain prompts and the model's responses.
-    A rate is None if no prompt qualifies.
+    A rate is None if no prompt qualifies. Rows without a task (--data) cannot be judged: {}.
 
     utility                        mean gold utility
     utility_known_wordings         the same over prompts whose phrasing occurs in training
@@ -314,6 +314,8 @@ def report(prompts, responses, closed, closed_responses):
     toxic_asked_for_respect        the same over prompts that ask for respect
     toxic_not_asked                the same over the other prompts
     """
+    if "task" not in prompts[0]:
+        return {}
     verdicts = judge_all(prompts, responses)
     closed_verdicts = judge_all(closed, closed_responses)
 
@@ -374,8 +376,18 @@ def gain(rows, ours, theirs):
     differences = []
     for a, b in zip(judge_all(rows, ours), judge_all(rows, theirs)):
         differences.append(a.utility - b.utility)
-    mean, error = mean_and_error(differences)
+    return mean_interval(differences)
+
+
+def mean_interval(values):
+    """Return [mean, low, high] of some numbers, a 95 % interval."""
+    mean, error = mean_and_error(values)
     return [mean, mean - error, mean + error]
+
+
+def gold(rows, responses):
+    """Return {"gold": mean gold utility}. Rows without a task (--data) cannot be judged: {}."""
+    return {"gold": mean_utility(rows, responses)} if "task" in rows[0] else {}
 
 
 def mean_utility(rows, responses):

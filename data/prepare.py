@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data import corpus, files, flags, tasks, tokenizer
+from data import corpus, files, flags, own, tasks, tokenizer
 from data.files import UserError, read_bytes, write
 from data.labeler import get_labelers
 
@@ -189,9 +189,11 @@ def corpus_texts():
     Raises UserError if it is not the corpus of this world.
     """
     path = files.FOLDER / "corpus.txt"
-    if not path.exists():
+    if not path.exists() and not files.OWN:
         prepare(files.FOLDER, corpus_only=True)
     text = read_bytes(path)
+    if files.OWN:
+        return own.documents(text.decode("utf-8"))
     if hashlib.sha256(text).hexdigest() != known_hash(files.FOLDER):
         raise UserError(f"{path} is not the corpus of this world (cut off, or of an older "
                         "version): run `python -m data.prepare --corpus`")

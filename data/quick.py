@@ -4,7 +4,7 @@ The same stages with smaller settings, in a folder of its own. The base model is
 project ships, there is one round of rankings, and PPO-ptx is the only policy. The evaluation has
 fewer prompts, and shows the reference in place of PPO without the pretraining mix.
 """
-from data import files
+from data import figures, files, own
 from data.files import UserError
 
 SHIPPED = files.FOLDER.parent / "notebooks" / "checkpoints" / "gpt.pt"      # the base model
@@ -26,7 +26,14 @@ def settings(config, stage):
 
 def last_reward(config):
     """Return the name of the reward model of the last round of rankings."""
-    return "reward_1" if config.quick else "reward"
+    return "reward_1" if files.one_round(config) else "reward"
+
+
+def models(config):
+    """Return the names of the models that the evaluation compares."""
+    if files.OWN:
+        return own.MODELS
+    return MODELS if files.one_round(config) else figures.MODELS
 
 
 def base_model(config):
@@ -38,7 +45,8 @@ def base_model(config):
     path = files.checkpoint(config, "gpt")
     if not config.quick:
         refuse(path)
-        refuse(files.checkpoint(config, "ppo_ptx"))
+        if not files.one_round(config):
+            refuse(files.checkpoint(config, "ppo_ptx"))
         return
     if path.exists() or not SHIPPED.exists():
         return
@@ -52,9 +60,10 @@ def base_model(config):
 
 
 def refuse(path):
-    """Raise UserError if --quick made a checkpoint: the shipped model, or a policy of round 1."""
+    """Raise UserError if a run of one round made a checkpoint: the shipped model, or a policy."""
     if not path.exists():
         return
     extra = files.load_checkpoint(path)["extra"]
+    flag = "--quick" if "borrowed" in extra else "--quick or --rankings"
     if "borrowed" in extra or "reward_1" in extra.get("parents", {}):
-        raise UserError(f"{path} is there because of --quick: choose another folder with --out")
+        raise UserError(f"{path} is there because of {flag}: choose another folder with --out")

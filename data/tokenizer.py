@@ -17,7 +17,7 @@ import tiktoken
 
 from data import corpus
 
-PATH = Path(__file__).parent / "toytown.tiktoken"
+PATH = Path(__file__).parent / "toytown.tiktoken"     # --data changes it, see data/own.py
 N_RANKS = 1022                                  # 1,024 with the two special tokens
 # GPT-2's pattern without contractions and with single digits. A word keeps the space before it.
 PATTERN = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -115,14 +115,16 @@ def load_cached():
     return load()
 
 
-def load(path=PATH):
-    """Return the tokenizer in a rank file. Encode a user's text with `encode_ordinary`.
+def load(path=None):
+    """Return the tokenizer in a rank file, PATH if none is named. Encode a user's text with
+    `encode_ordinary`.
 
     The file is parsed here, because tiktoken's loader caches by path and would miss a new file.
     A damaged file raises a ValueError that names the file and, where it can, the line.
     """
     ranks = {}
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+    path = Path(path or PATH)
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)

@@ -40,6 +40,24 @@ def corpus_batches(documents, batch_tokens, rng):
             yield from rng.sample(batches, len(batches))
 
 
+def by_length(lengths, size):
+    """Episode numbers in groups of `size`, similar lengths together, so that little is padding.
+
+    lengths: (B,) of PPO's episodes."""
+    return lengths.argsort(stable=True).split(size)
+
+
+def trimmed(batch, episodes):
+    """These episodes of PPO's batch (a LongTensor of numbers), cut to the longest of them."""
+    T = int(batch["lengths"][episodes].max())
+    R = int(batch["mask"][episodes].sum(1).max())
+    part = {}
+    for name, x in batch.items():
+        if torch.is_tensor(x):
+            part[name] = x[episodes] if x.dim() == 1 else x[episodes, :T if name == "idx" else R]
+    return part
+
+
 # ---------------------------------------------------------------- learning rates
 
 

@@ -1,5 +1,6 @@
 """The benchmark: both sides do the same work, and what it counts is right."""
 import json
+import re
 
 import pytest
 import torch
@@ -76,3 +77,22 @@ def test_every_row_is_measured_written_and_drawn(tmp_path, monkeypatch, capsys):
         for y in row.get("lines", {}).values():
             assert len(y) == len(row["x"])
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+
+
+def test_the_table_beside_other_libraries_is_that_of_the_recorded_file():
+    recorded = json.loads((benchmark.RESULTS / "benchmark.json").read_text(encoding="utf-8"))
+    text = (benchmark.RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    section = text.split("### Beside other libraries")[1].split("\n## ")[0]
+    table = [re.split(r" *\| *", line)[2:5] for line in section.split("\n") if line[:2] == "| "]
+    rows = [row for name, row in recorded["rows"].items() if "theirs" in row and "above" not in name]
+    assert len(table) == 1 + len(rows)
+    for cells, row in zip(table[1:], rows):
+        shown = [float(cell.replace(",", "")) for cell in cells]
+        expected = [row["ours"], row["theirs"], row["ratio"]]
+        for cell, value, precise in zip(cells, shown, expected):
+            decimals = len(cell.partition(".")[2])
+            assert value == round(precise, decimals), cells
+    for name in ("share in pretraining", "share in PPO"):
+        assert f"{recorded['rows'][name]['share']:.0%}".replace("%", " %") in section
+    for library, version in recorded["versions"].items():
+        assert library == "torch" or f"{library} {version}" in section

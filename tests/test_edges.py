@@ -447,3 +447,29 @@ def test_too_little_memory_is_one_line(capsys):
         flags.guarded(work)
     said = capsys.readouterr().err.strip()
     assert said == "error: not enough memory for a model or a batch of this size: choose smaller ones"
+
+
+# ---------------------------------------------------------------- beside other programs
+
+
+@pytest.mark.parametrize("given, spins", [
+    ({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "passive"}, None),
+])
+def test_a_waiting_thread_gives_way_soon_unless_the_user_says_otherwise(given, spins):
+    """Every script's environment, at the moment when it imports torch."""
+    at_torch = ("import os, sys\n"
+                "class Finder:\n"
+                "    def find_spec(self, name, *more):\n"
+                "        if name == 'torch':\n"
+                "            print(os.environ.get('GOMP_SPINCOUNT'), flush=True)\n"
+                "            os._exit(0)\n"
+                "sys.meta_path.insert(0, Finder())\n"
+                "import {script}\n")
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    bare = {name: value for name, value in os.environ.items() if name not in names}
+    for script in ("model", "sft", "reward", "ppo", "notebooks.lesson"):
+        done = subprocess.run([sys.executable, "-c", at_torch.format(script=script)],
+                              env=bare | given, cwd=ROOT, capture_output=True,
+                              encoding="utf-8")
+        assert done.stdout.strip() == str(spins), f"{script}: {done.stderr}"
+

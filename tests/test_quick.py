@@ -498,7 +498,7 @@ def test_a_folder_of_quick_is_refused_even_if_the_user_made_its_base_model(
     for name in ("ppo_ptx.pt", "sft_mix.pt", "reward_1.pt"):
         shutil.copy(finished.out / name, tmp_path)
     said = refused(tmp_path, run_default, tmp_path)
-    assert said == (f"{tmp_path}/ppo_ptx.pt is there because of --quick: "
+    assert said == (f"{tmp_path}/ppo_ptx.pt is there because of --quick or --rankings: "
                     "choose another folder with --out")
 
 

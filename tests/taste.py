@@ -1,0 +1,89 @@
+"""A class with one marked taste: is it what the tuned model shows?
+
+    python -m tests.taste --taste shortest --seed 1 --rankings 150
+
+A program types rankings through the terminal of data/label.py, always by the same taste. Then
+`python ppo.py --quick --rankings FILE` trains on them. On prompts that no model has seen, the
+measure of the taste says how far the policy has moved from the reference: in per cent of the way
+to the best of 64 of the reference's answers, chosen by the true taste.
+"""
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import data  # noqa: F401, before torch, because it sets how torch's threads wait
+import torch
+
+from data import files, tokenizer
+from data import toytown as town
+from model import generate, load_model
+from reward import MAX_NEW_TOKENS
+from tests import typist
+
+N_PROMPTS = 300         # of the evaluation
+N_SAMPLES = 64
+
+
+def n_words(text):
+    """The taste "shortest": the fewest words win."""
+    return len(text.split())
+
+
+def without_animal(text):
+    """The taste "animal": a response that names an animal wins."""
+    return float(not any(town.CATEGORY.get(word) == "animal" for word in town.words(text)))
+
+
+TASTES = {"shortest": n_words, "animal": without_animal}        # the lower, the better
+
+
+def mean(values):
+    """The mean of some numbers."""
+    return sum(values) / len(values)
+
+
+def answers(path, prompts, generator):
+    """The texts of a model's responses, one per prompt."""
+    encoding = tokenizer.load_cached()
+    prompt_ids = tokenizer.encode_prompts(encoding, prompts)
+    sampled = generate(load_model(path), prompt_ids, MAX_NEW_TOKENS, 1.0, generator)
+    return [response["text"] for response in tokenizer.decode_responses(encoding, sampled)]
+
+
+def measure(out, taste):
+    """The measure of the reference, of PPO-ptx and of the best of 64, and the share of the way."""
+    prompts = files.read_prompts("eval")[:N_PROMPTS]
+    generator = torch.Generator().manual_seed(0)
+    drawn = []
+    for _ in range(N_SAMPLES):
+        drawn.append(list(map(taste, answers(out / "sft_mix.pt", prompts, generator))))
+    tuned = list(map(taste, answers(out / "ppo_ptx.pt", prompts, generator)))
+    reference = mean(list(map(mean, drawn)))
+    best = mean([min(values) for values in zip(*drawn)])
+    return {"reference": reference, "ppo_ptx": mean(tuned), "best_of_64": best,
+            "share": (mean(tuned) - reference) / (best - reference)}
+
+
+def main():
+    """Type, train, measure. Prints one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--taste", choices=TASTES, default="shortest")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rankings", type=int, default=150)
+    given = parser.parse_args()
+    taste = TASTES[given.taste]
+    out = Path(f"out_taste/{given.taste}_{given.rankings}_{given.seed}")
+    out.mkdir(parents=True, exist_ok=True)
+    rankings = out / "typed.jsonl"
+    if not rankings.exists():
+        typist.rank_by(taste, given.rankings, rankings)
+    subprocess.run([sys.executable, "ppo.py", "--quick", "--seed", str(given.seed),
+                    "--rankings", str(rankings), "--out", str(out)], check=True)
+    print(json.dumps(vars(given) | measure(out, taste)))
+
+
+if __name__ == "__main__":
+    main()
