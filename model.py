@@ -375,7 +375,8 @@ def train(config):
     device, rng, generator = set_up(config)
     encoding = tokenizer.load()
     documents, valid = read_corpus(encoding, config.block_size)
-    starts = [tokenizer.spaced(text).rstrip(" ") for text in SAMPLES]
+    texts = own.beginnings(valid, encoding) or SAMPLES
+    starts = [tokenizer.spaced(text).rstrip(" ") for text in texts]
     prompts = [[encoding.eot_token] + encoding.encode_ordinary(text) for text in starts]
     files.check_room(config.block_size, prompts, "a sample", 24)
     shape = GPTConfig(encoding.n_vocab, config.block_size,
@@ -408,7 +409,7 @@ def train(config):
     log.write(step=config.steps, loss=loss.item(), valid_loss=final)
     extra = stage_extra(config, "pretrain")
     save_checkpoint(Path(config.out) / "gpt.pt", model, **extra, valid_loss=final)
-    for text, ids in zip(SAMPLES, prompts):
+    for text, ids in zip(texts, prompts):
         responses = generate(model, [ids], 24, 1.0, generator)
         print(f"    {text!r} -> {encoding.decode(responses[0])!r}")
     print(f"made {config.out}/gpt.pt, corpus loss {final:.3f}, in {time.time() - start:.0f} s. "

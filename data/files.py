@@ -655,8 +655,12 @@ def check_evaluation(split, block_size, max_new_tokens):
     if len(prompts) < 2 or not closed and not OWN:
         raise UserError(f"{FOLDER}/prompts_{split}.jsonl: too few prompts to evaluate on")
     encoding = tokenizer.load_cached()
-    prompt_ids = [tokenizer.few_shot_ids(encoding, row["prompt"]) for row in prompts + closed]
-    what = "evaluation, GPT's longest prompt, examples and response with it,"
+    if OWN:
+        prompt_ids = tokenizer.encode_prompts(encoding, prompts)
+        what = "evaluation, the longest prompt with its response,"
+    else:
+        prompt_ids = [tokenizer.few_shot_ids(encoding, row["prompt"]) for row in prompts + closed]
+        what = "evaluation, GPT's longest prompt, examples and response with it,"
     check_room(block_size, prompt_ids, what, max_new_tokens)
 
 

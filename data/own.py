@@ -47,7 +47,8 @@ def use(folder):
     check_folder(corpus)
     found = hashlib.sha256(corpus).hexdigest() + "\n"
     known = files.FOLDER / "corpus.sha256"
-    if not tokenizer.PATH.exists() or not known.exists() or known.read_text(encoding="utf-8") != found:
+    trained_on = known.read_text(encoding="utf-8") if known.exists() else ""
+    if trained_on != found or not tokenizer.PATH.exists():
         print(f"{folder}: training a tokenizer on corpus.txt")
         text = "\n".join(documents(corpus.decode("utf-8")))
         files.write(tokenizer.PATH, tokenizer.dump(tokenizer.train(tokenizer.spaced(text))))
@@ -87,6 +88,17 @@ def windows(ids, size):
         return [ids[:size]]
     # A part of one id has nothing to predict
     return [ids[start:start + size] for start in range(0, len(ids) - 1, size)]
+
+
+def beginnings(documents, encoding):
+    """Return the first words of two documents, for the new model to continue. Toytown has others.
+
+    documents: lists of ids.
+    """
+    if not files.OWN:
+        return []
+    texts = [encoding.decode(document[1:6]).strip() for document in documents[:2]]
+    return [text.split("\n")[0] for text in texts]
 
 
 # ---------------------------------------------------------------- rankings by people
