@@ -3,9 +3,9 @@
     round 1:  samples of the last sft_epoch, sft_mix, gpt -> rankings.jsonl, reward_1.pt, sft.pt
     round 2:  the same and samples of ppo_1               -> more rankings, reward.pt
 
-Labelers, who are simulated people (data/labeler.py), rank K responses to a prompt. The reward
-model r is a language model whose last layer gives one number instead of logits. It learns to
-give the higher score to the preferred response (equation 1):
+Labelers, who are simulated people (data/labeler.py) or you (data/label.py), rank K responses to a
+prompt. The reward model r is a language model whose last layer gives one number instead of logits.
+It learns to give the higher score to the preferred response (equation 1):
 
     loss = - E_x [ 1 / C(K, 2)  sum_(w, l) log sigmoid( r(x, y_w) - r(x, y_l) ) ]
 
