@@ -1,6 +1,6 @@
 """A class with one marked taste: is it what the tuned model shows?
 
-    python -m tests.taste --taste shortest --seed 1 --rankings 150
+    python -m tests.taste       # two tastes, three seeds: 20 minutes on two idle cores
 
 A program types rankings through the terminal of data/label.py, always by the same taste. Then
 `python ppo.py --quick --rankings FILE` trains on them. On prompts that no model has seen, the
@@ -22,6 +22,7 @@ from model import generate, load_model
 from reward import MAX_NEW_TOKENS
 from tests import typist
 
+ROOT = Path(__file__).parent.parent
 N_PROMPTS = 300         # of the evaluation
 N_SAMPLES = 64
 
@@ -66,23 +67,33 @@ def measure(out, taste):
             "share": (mean(tuned) - reference) / (best - reference)}
 
 
-def main():
-    """Type, train, measure. Prints one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--taste", choices=TASTES, default="shortest")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rankings", type=int, default=150)
-    given = parser.parse_args()
-    taste = TASTES[given.taste]
-    out = Path(f"out_taste/{given.taste}_{given.rankings}_{given.seed}")
+def run(name, seed, n):
+    """Type n rankings, train on them, measure. Returns a row. What is finished is not repeated."""
+    taste = TASTES[name]
+    out = Path(f"out_taste/{name}_{n}_{seed}")
     out.mkdir(parents=True, exist_ok=True)
     rankings = out / "typed.jsonl"
     if not rankings.exists():
-        typist.rank_by(taste, given.rankings, rankings)
-    subprocess.run([sys.executable, "ppo.py", "--quick", "--seed", str(given.seed),
-                    "--rankings", str(rankings), "--out", str(out)], check=True)
-    print(json.dumps(vars(given) | measure(out, taste)))
+        typist.rank_by(lambda prompt, response: taste(response["text"]), n, rankings)
+    if not (out / "results.json").exists():
+        subprocess.run([sys.executable, "ppo.py", "--quick", "--seed", str(seed),
+                        "--rankings", str(rankings), "--out", str(out)], check=True)
+    return measure(out, taste)
+
+
+def main():
+    """Run every taste with every seed. Write notebooks/results/taste.json."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rankings", type=int, default=150, help="how many are typed")
+    n = parser.parse_args().rankings
+    rows = {}
+    for name in TASTES:
+        for seed in (1, 2, 3):
+            rows[f"{name} seed {seed}"] = run(name, seed, n)
+            print(name, seed, rows[f"{name} seed {seed}"], flush=True)
+    text = json.dumps({"rankings": n, "prompts": N_PROMPTS, "rows": rows}, indent=1)
+    files.write(ROOT / "notebooks" / "results" / "taste.json", text + "\n")
 
 
 if __name__ == "__main__":
