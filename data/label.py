@@ -154,17 +154,26 @@ def asking():
 
         terminal = sys.stdin.fileno()
         before = termios.tcgetattr(terminal)
-        # kill, and a closed window: end as by sys.exit, so that the lines below are reached.
-        for name in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(name, lambda number, _: sys.exit(128 + number))
-        # After Ctrl-Z and fg
-        signal.signal(signal.SIGCONT, lambda *_: tty.setcbreak(terminal))
+
+        def set_keys(*_):
+            with contextlib.suppress(termios.error):            # the window is gone
+                tty.setcbreak(terminal)
+
+        signal.signal(signal.SIGTERM, end_by)
+        signal.signal(signal.SIGHUP, end_by)
+        signal.signal(signal.SIGCONT, set_keys)                 # after Ctrl-Z and fg
         try:
-            tty.setcbreak(terminal)
+            set_keys()
             yield lambda n: ask_keys(lambda: read_unix_key(terminal), n)
         finally:
-            with contextlib.suppress(termios.error):            # the window is gone
+            with contextlib.suppress(termios.error):
                 termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+
+def end_by(number, _):
+    """End after a signal as after an error, which restores the terminal."""
+    signal.signal(number, signal.SIG_IGN)           # once is enough
+    sys.exit(128 + number)
 
 
 def read_unix_key(terminal):
@@ -324,7 +333,7 @@ def next_row(material, ranked, skipped, name):
     the name, so that the members of a class begin with different prompts.
     """
     times = collections.Counter(map(identity, ranked))
-    rng = random.Random(f"{name} {len(ranked)}")
+    rng = random.Random(f"{name!r} {len(ranked)}")
     if len(ranked) % AGAIN == AGAIN - 1:
         for row in rng.sample(ranked[:-APART], len(ranked) - APART):
             if times[identity(row)] == 1 and identity(row) not in skipped:
@@ -341,7 +350,7 @@ def shuffled(row, times, name):
     times: how often this labeler has ranked them. The same arguments give the same order, so undo
     shows what was there before.
     """
-    rng = random.Random(f"{name} {times} {row['prompt']}")
+    rng = random.Random(f"{name!r} {times} {row['prompt']!r}")
     responses = rng.sample(row["responses"], len(row["responses"]))
     if responses == row["responses"]:
         responses = responses[1:] + responses[:1]
@@ -484,7 +493,7 @@ def user_name():
 def label(material, path, name):
     """Rank the rows of one file and write the rankings to another."""
     rows = read_material(material)
-    order = random.Random(name).sample(list(rows), len(rows))
+    order = random.Random(repr(name)).sample(list(rows), len(rows))
     rows = {key: rows[key] for key in order}
     with files.alone_in(path.parent, f".{path.name}.lock", "--rankings"):
         rankings = read_rankings(path)

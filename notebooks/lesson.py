@@ -28,6 +28,7 @@ from data import figures, files, tokenizer  # noqa: E402
 from data.figures import BLUE, GREEN, GREY, ORANGE  # noqa: E402
 from data.files import UserError, load_checkpoint, require  # noqa: E402
 from data.flags import set_up  # noqa: E402
+from data.label import ranks_of  # noqa: E402
 from model import load_model  # noqa: E402
 from reward import load_reward_model  # noqa: E402
 
@@ -238,21 +239,18 @@ def ask(question, prepared, fits=lambda answer: True, hint=""):
         print(hint)
 
 
-def ask_ranks(prepared):
-    """Return the student's ranks of the responses, as many as `prepared` has.
+def ask_ranks(n):
+    """Return the student's ranks of n responses, or None if nothing is typed, or nobody can type.
 
     They must not all be equal, because a ranking with ties only makes no pairs."""
-    n = len(prepared)
-    example = " ".join(map(str, range(1, n + 1)))
-    hint = f"Please type {n} numbers from 1 to 9, for example {example}. Not all may be equal."
+    hint = (f"Please type the numbers 1 to {n} from best to worst, for example 2=1 3. "
+            "Not all may tie.")
 
     def fits(text):
-        ranks = text.split()
-        different = set(ranks)
-        return len(ranks) == n and different <= set("123456789") and len(different) > 1
+        ranks = ranks_of(text, n)
+        return text == "" or ranks is not None and len(set(ranks)) > 1
 
-    given = ask("Your ranks:", " ".join(map(str, prepared)), fits, hint)
-    return list(map(int, given.split()))
+    return ranks_of(ask("From best to worst:", "", fits, hint), n)
 
 
 def ask_vote(votes_for_a):

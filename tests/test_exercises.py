@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from data import files, label
 from notebooks import exercises, lesson
 
 NOTEBOOKS = sorted(lesson.HERE.glob("*.ipynb"))
@@ -96,11 +97,11 @@ def test_the_checkpoints_are_small():
 def test_no_ranks_that_a_student_types_break_a_later_cell(monkeypatch, capsys):
     """All tied twelve times was a division by zero two cells on; what is asked again gets a hint."""
     monkeypatch.delenv("LESSON_UNATTENDED", raising=False)
-    for typed in ("1 1 1 1", "\u00b2 1 1 2", "0 1 2 3", "1 2 3 " + "9" * 5_000, "1 2 3 4 5",
-                  "-1 1 2 3", "1,2,3,4", "1.0 2 3 4"):
-        waiting = iter([typed, "1 1 1 2"])
+    for typed in ("1=2=3=4", "1 1 1 2", "\u00b2 1 3 4", "0 1 2 3", "1 2 3 " + "9" * 5_000,
+                  "1 2 3 4 5", "-1 2 3", "1.0 2 3 4"):
+        waiting = iter([typed, "1=2=3 4"])
         monkeypatch.setattr("builtins.input", lambda question: next(waiting))
-        assert lesson.ask_ranks([1, 2, 3, 4]) == [1, 1, 1, 2]
+        assert lesson.ask_ranks(4) == [1, 1, 1, 2]
         assert capsys.readouterr().out.count("\n") == 1, typed
     cells = json.loads(NOTEBOOKS[2].read_text(encoding="utf-8"))["cells"]
     source = next("".join(cell["source"]) for cell in cells
@@ -117,7 +118,31 @@ def test_where_nobody_can_type_the_prepared_answer_is_taken(silent, monkeypatch)
         raise silent
     monkeypatch.delenv("LESSON_UNATTENDED", raising=False)
     monkeypatch.setattr("builtins.input", unheard)
-    assert lesson.ask_ranks([2, 1, 1, 3]) == [2, 1, 1, 3] and lesson.ask_vote(0.9) == "a"
+    assert lesson.ask_ranks(4) is None and lesson.ask_vote(0.9) == "a"
+
+
+def test_what_a_student_ranks_is_kept_and_a_prepared_ranking_is_not(tmp_path, monkeypatch):
+    """Lesson 2 adds lines to the student's file; an unattended run writes none."""
+    cells = json.loads(NOTEBOOKS[2].read_text(encoding="utf-8"))["cells"]
+    source = next("".join(cell["source"]) for cell in cells
+                  if "label.append" in "".join(cell["source"]))
+    twelve = lesson.recorded("classroom")["parts"]["twelve"]
+    names = {"root": tmp_path, "lesson": lesson, "label": label, "twelve": twelve}
+    monkeypatch.setenv("LESSON_UNATTENDED", "1")
+    exec(source, names)
+    assert not list(tmp_path.iterdir()) and names["my_rankings"] == twelve
+    monkeypatch.delenv("LESSON_UNATTENDED")
+    for _ in range(2):
+        waiting = iter(["3 1=2 4", "4 3 2 1", *[""] * 10])
+        monkeypatch.setattr("builtins.input", lambda question: next(waiting))
+        exec(source, names)
+    lines = label.read_rankings(tmp_path / "my_rankings.jsonl")
+    assert [line["ranks"] for line in lines] == [[2, 2, 1, 3], [4, 3, 2, 1]] * 2
+    for line, ranking in zip(lines, twelve):
+        for key in ("prompt", "task", "responses"):
+            assert line[key] == ranking[key]
+    asked = {row["prompt"] for row in files.read_prompts("rm")}
+    assert all(ranking["prompt"] in asked for ranking in twelve)
 
 
 def test_no_lesson_counts_the_lines_of_a_script():
@@ -135,10 +160,12 @@ def test_a_question_is_asked_again_until_the_answer_fits(monkeypatch):
         waiting = iter(lines)
         monkeypatch.setattr("builtins.input", lambda question: next(waiting))
     monkeypatch.delenv("LESSON_UNATTENDED", raising=False)
-    typed("1 2", "a b c d", "1 2 2 3")
-    assert lesson.ask_ranks([1, 1, 1, 1]) == [1, 2, 2, 3]
+    typed("1 2 2 3", "a b c d", "3 1=2 4")
+    assert lesson.ask_ranks(4) == [2, 2, 1, 3]
+    typed("")
+    assert lesson.ask_ranks(4) is None
     typed("x", "B", "", "=")
     assert [lesson.ask_vote(0.8) for _ in range(3)] == ["b", "a", "="]
     monkeypatch.setenv("LESSON_UNATTENDED", "1")
     typed()
-    assert lesson.ask_vote(0.2) == "b" and lesson.ask_ranks([2, 1]) == [2, 1]
+    assert lesson.ask_vote(0.2) == "b" and lesson.ask_ranks(2) is None

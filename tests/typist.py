@@ -50,7 +50,7 @@ class Terminal:
         self.screen = ""
         os.write(self.ours, keys.encode())
 
-    def read(self, seconds=30):
+    def read(self, seconds):
         """Add what comes next to the screen. False if nothing comes."""
         if not select.select([self.ours], [], [], seconds)[0]:
             return False
@@ -60,7 +60,7 @@ class Terminal:
     def wait_for(self, text):
         """Read until the screen ends with a text. Return the screen."""
         while not self.screen.endswith(text):
-            assert self.process.poll() is None and self.read() or self.read(0.5), self.screen
+            assert self.read(0.5) or self.process.poll() is None, self.screen
         return self.screen
 
     def question(self):
@@ -103,6 +103,8 @@ def seen(text):
     """Return a response as it was in the material."""
     ended = not text.endswith(ENDLESS)
     text = text.removesuffix(ENDLESS)
+    escapes = r"\\(?:[trn]|x[0-9a-f]{2}|u[0-9a-f]{4})"          # as label.say shows them
+    text = re.sub(escapes, lambda escape: escape[0].encode().decode("unicode_escape"), text)
     return {"text": "" if text == "(empty)" else text, "ended": ended}
 
 
