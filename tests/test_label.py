@@ -17,6 +17,8 @@ from data.files import UserError
 from data.labeler import get_labelers
 
 if sys.platform != "win32":
+    import termios
+
     from tests.typist import Terminal, rank_by, ranks_by, strokes
 
 ROOT = files.FOLDER.parent
@@ -187,6 +189,23 @@ def test_the_terminal_is_as_before_however_the_program_ends(how, code, material)
 
 
 @in_a_terminal
+def test_after_a_pause_keys_act_at_once_again(material):
+    """Ctrl-Z, after which the shell sets its own terminal, and fg."""
+    with Terminal(*flags_of(material)) as terminal:
+        first, _ = terminal.question()
+        keys = terminal.attributes()
+        terminal.process.send_signal(signal.SIGSTOP)
+        termios.tcsetattr(terminal.theirs, termios.TCSANOW, terminal.before)
+        terminal.process.send_signal(signal.SIGCONT)
+        for _ in range(500):
+            if terminal.attributes() == keys:
+                break
+            time.sleep(0.01)
+        terminal.type("3124")
+        assert terminal.question()[0] != first
+
+
+@in_a_terminal
 def test_a_closed_window_ends_the_program(material):
     with Terminal(*flags_of(material)) as terminal:
         terminal.question()
@@ -332,7 +351,7 @@ def test_the_simulated_labelers_see_the_ranks_of_the_line(material, rows):
 
 
 def test_torch_is_not_needed(material, tmp_path):
-    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')", encoding="utf-8")
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')", encoding="utf-8", newline="\n")
     code, said, errors, lines = piped(material, "1\n", PYTHONPATH=str(tmp_path))
     assert (code, errors, len(lines)) == (0, "", 1)
 
@@ -358,7 +377,7 @@ def test_no_other_file_is_cut(material):
     """A text that somebody names by mistake stays as it is."""
     mine = material.parent / "mine.jsonl"
     for text in ("my notes", "my notes\n", '{"a": 1', '{"prompt": "x"}\n', '{"prompt": "x", "resp\n{"prompt"'):
-        mine.write_text(text, encoding="utf-8")
+        mine.write_text(text, encoding="utf-8", newline="\n")
         done = subprocess.run([sys.executable, "-m", "data.label", *flags_of(material)], cwd=ROOT, input="1\n", encoding="utf-8", capture_output=True)
         assert done.returncode == 2 and f"{mine}, line 1" in done.stderr
         assert mine.read_text(encoding="utf-8") == text.removesuffix('{"prompt"')
