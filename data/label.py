@@ -287,6 +287,7 @@ def cut_half_line(path):
             json.loads(last)
         except ValueError:
             os.truncate(path, start)
+            say(f"{path}: the last line was only half written and is removed.")
         else:                                       # an editor may leave out the last line break
             with open(path, "ab") as file:
                 file.write(b"\n")
@@ -458,7 +459,7 @@ def report(path, name):
     rankings = read_rankings(path)
     mine = [ranking for ranking in rankings if ranking["labeler"] == name]
     print()
-    say(f"{path} holds {len(rankings)} rankings, {len(mine)} of them by {name}.")
+    say(f"Rankings in {path}: {len(rankings)}, of which {len(mine)} by {name}.")
     again = agreement_with_self(mine)
     if again:
         say(f"You agree with yourself on {mean(again)} of {len(again)} pairs that came again.")
