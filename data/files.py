@@ -208,13 +208,13 @@ def check_room(block_size, sequences, what, more=0):
 
 
 @contextlib.contextmanager
-def alone_in(folder, name=".lock"):
+def alone_in(folder, name=".lock", flag="--out"):
     """Let one run at a time work in a folder, because two runs would overwrite each other's files.
 
     The lock is a file that holds the number of the process that works there. If that process is
-    alive, UserError is raised. The lock of a killed process is replaced.
+    alive, UserError is raised. The lock of a killed process is replaced. flag: names the folder.
     """
-    writable(folder)
+    writable(folder, flag)
     lock = Path(folder) / name
     while True:
         try:
@@ -229,7 +229,7 @@ def alone_in(folder, name=".lock"):
                 owner = owner_of(lock)
         if owner.isdecimal() and int(owner) != os.getpid() and runs(int(owner)):
             raise UserError(f"another run (process {owner}) works in {folder}: let it end, or "
-                            f"choose another folder with --out; if there is none, delete {lock}")
+                            f"choose another folder with {flag}; if there is none, delete {lock}")
         lock.unlink(missing_ok=True)
     try:
         yield
@@ -237,14 +237,14 @@ def alone_in(folder, name=".lock"):
         lock.unlink(missing_ok=True)
 
 
-def writable(folder):
-    """Create the folder of --out. Raises UserError if nothing can be written into it."""
+def writable(folder, flag="--out"):
+    """Create the folder that a flag names. Raises UserError if nothing can be written into it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / ".writable").touch()
         (Path(folder) / ".writable").unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written to ({error.strerror})") from None
+        raise UserError(f"{flag} {folder}: cannot be written to ({error.strerror})") from None
 
 
 def owner_of(lock):

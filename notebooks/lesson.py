@@ -24,7 +24,7 @@ from IPython import get_ipython  # noqa: E402
 from IPython.display import Markdown, display  # noqa: E402
 
 import ppo  # noqa: E402
-from data import figures, files, tokenizer  # noqa: E402
+from data import figures, files, label, tokenizer  # noqa: E402
 from data.figures import BLUE, GREEN, GREY, ORANGE  # noqa: E402
 from data.files import UserError, load_checkpoint, require  # noqa: E402
 from data.flags import set_up  # noqa: E402
@@ -203,14 +203,14 @@ def blue(value, limit):
 
 
 def curves(runs, panels):
-    """Show one panel per (key, title), with one line per run. runs: {label: rows of its log}."""
+    """Show one panel per (key, title), with one line per run. runs: {name: rows of its log}."""
     fig, axes = plt.subplots(1, len(panels), figsize=(3.9 * len(panels), 3.3), squeeze=False)
     colours = (BLUE, ORANGE, GREEN, "#D55E00", "#CC79A7", GREY)
     lines = ("-", "--", "-.", ":", "-", "--")
     for axis, (key, title) in zip(axes[0], panels):
-        for (label, rows), colour, line in zip(runs.items(), colours, lines):
+        for (name, rows), colour, line in zip(runs.items(), colours, lines):
             steps = [row["step"] for row in rows]
-            axis.plot(steps, [row[key] for row in rows], line, color=colour, label=label)
+            axis.plot(steps, [row[key] for row in rows], line, color=colour, label=name)
         axis.set(title=title, xlabel="iteration")
     axes[0, 0].legend(fontsize=9)
     fig.tight_layout()
@@ -238,21 +238,25 @@ def ask(question, prepared, fits=lambda answer: True, hint=""):
         print(hint)
 
 
-def ask_ranks(prepared):
-    """Return the student's ranks of the responses, as many as `prepared` has.
+def ask_ranks(ranking, path):
+    """Return the student's ranks of the responses of `ranking`, and add them to the file `path`.
 
-    They must not all be equal, because a ranking with ties only makes no pairs."""
-    n = len(prepared)
-    example = " ".join(map(str, range(1, n + 1)))
-    hint = f"Please type {n} numbers from 1 to 9, for example {example}. Not all may be equal."
+    They are typed as in `python -m data.label`. They must not all be equal, because a ranking with
+    ties only makes no pairs. If nothing is typed, return the prepared ranks and write nothing."""
+    n = len(ranking["ranks"])
+    hint = (f"Please type the numbers 1 to {n} from best to worst, for example 3 1=2 4. "
+            "Not all may tie.")
 
     def fits(text):
-        ranks = text.split()
-        different = set(ranks)
-        return len(ranks) == n and different <= set("123456789") and len(different) > 1
+        ranks = label.ranks_of(text, n)
+        return text == "" or ranks is not None and len(set(ranks)) > 1
 
-    given = ask("Your ranks:", " ".join(map(str, prepared)), fits, hint)
-    return list(map(int, given.split()))
+    given = ask("From best to worst:", "", fits, hint)
+    if given == "":
+        return ranking["ranks"]
+    ranks = label.ranks_of(given, n)
+    label.append(path, ranking, ranking["responses"], ranks, label.user_name())
+    return ranks
 
 
 def ask_vote(votes_for_a):

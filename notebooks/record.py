@@ -137,12 +137,13 @@ def pairs(lab):
 
 
 def twelve(config):
-    """Return twelve validation prompts with four responses each, which the student ranks.
+    """Return twelve training prompts with four responses each, which the student ranks.
 
-    Each comes with a prepared ranking by one labeler, with at least three different ranks."""
+    Not prompts that something is measured with, because models are trained on these rankings. Each
+    comes with a prepared ranking by one labeler, with at least three different ranks."""
     rng = random.Random(1)
     generator = torch.Generator().manual_seed(1)
-    rows = rng.sample(files.read_prompts("valid"), 60)
+    rows = rng.sample(files.read_prompts("rm"), 60)
     sources = []
     for name, temperature in (("sft_mix", 1.0), ("sft_mix", 1.3), ("ppo_ptx", 1.0), ("gpt", 1.0)):
         sources.append((name, experiments.load(config, name), temperature))

@@ -18,7 +18,7 @@ from data.flags import guarded
 
 ROOT = Path(__file__).parent.parent
 FILES = [f"tests/test_{name}.py" for name in
-         ("losses", "model", "training", "reward", "world", "ppo_loop", "evaluation")]
+         ("losses", "model", "training", "reward", "world", "ppo_loop", "evaluation", "label")]
 
 
 @dataclass
@@ -308,6 +308,18 @@ BUGS = [
     Bug("PPO-ptx runs without gamma_ptx", "PPO and PPO-ptx are the same", "ppo.py",
         "config.iterations, config.gamma_ptx)", "config.iterations, 0.0)",
         "test_the_stages_follow_each_other_as_in_the_paper_and_ppo_twice"),
+    # people who rank
+    Bug("the order is taken for the ranks", "the RM learns a taste that nobody has", "data/label.py",
+        "ranks[int(number) - 1] = rank", "ranks[rank - 1] = int(number)", "test_numbers_from_best_to_worst_give_ranks"),
+    Bug("the ranks of another order", "the RM learns noise", "data/label.py",
+        "\"responses\": responses, \"ranks\": ranks", "\"responses\": row[\"responses\"], \"ranks\": ranks",
+        "test_a_hundred_and_fifty_rankings_by_one_taste_stand_in_the_file_as_they_were_typed"),
+    Bug("an agreement of places, not of responses", "nobody agrees with himself", "data/label.py",
+        "list(map(earlier.get, texts))", "list(earlier.values())", "test_agreement_with_oneself_compares_responses_and_not_places"),
+    Bug("who ties everything agrees with all", "the lazy seem reliable", "data/label.py",
+        "agree.append(0.5)", "agree.append(1.0)", "test_agreement_by_hand"),
+    Bug("half a line stays", "the next ranking is lost in it", "data/label.py",
+        "os.truncate(path, start)", "pass", "test_half_a_last_line_is_cut_off_and_a_whole_one_without_a_line_break_kept"),
 ]
 
 

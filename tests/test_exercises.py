@@ -6,8 +6,10 @@ import re
 import pytest
 import torch
 
+from data import files, label
 from notebooks import exercises, lesson
 
+RANKING = {"prompt": "Hi", "responses": [{"text": text, "ended": True} for text in "abcd"], "ranks": [2, 1, 1, 3]}
 NOTEBOOKS = sorted(lesson.HERE.glob("*.ipynb"))
 TABLE = [{"epoch": 1, "valid_loss": 0.5, "score": 0.1, "gold": 0.6}, {"epoch": 2, "valid_loss": 0.4, "score": 0.2, "gold": 0.6},
          {"epoch": 3, "valid_loss": 0.5, "score": 0.4, "gold": 0.6}, {"epoch": 4, "valid_loss": 0.5, "score": 0.2, "gold": 0.7},
@@ -93,14 +95,14 @@ def test_the_checkpoints_are_small():
     assert sorted(path.stem for path in lesson.CHECKPOINTS.glob("*.pt")) == sorted(lesson.MODELS)
 
 
-def test_no_ranks_that_a_student_types_break_a_later_cell(monkeypatch, capsys):
+def test_no_ranks_that_a_student_types_break_a_later_cell(monkeypatch, capsys, tmp_path):
     """All tied twelve times was a division by zero two cells on; what is asked again gets a hint."""
     monkeypatch.delenv("LESSON_UNATTENDED", raising=False)
-    for typed in ("1 1 1 1", "\u00b2 1 1 2", "0 1 2 3", "1 2 3 " + "9" * 5_000, "1 2 3 4 5",
-                  "-1 1 2 3", "1,2,3,4", "1.0 2 3 4"):
-        waiting = iter([typed, "1 1 1 2"])
+    for typed in ("1=2=3=4", "1 1 1 2", "\u00b2 1 3 4", "0 1 2 3", "1 2 3 " + "9" * 5_000,
+                  "1 2 3 4 5", "-1 2 3", "1.0 2 3 4"):
+        waiting = iter([typed, "1=2=3 4"])
         monkeypatch.setattr("builtins.input", lambda question: next(waiting))
-        assert lesson.ask_ranks([1, 2, 3, 4]) == [1, 1, 1, 2]
+        assert lesson.ask_ranks(RANKING, tmp_path / "mine.jsonl") == [1, 1, 1, 2]
         assert capsys.readouterr().out.count("\n") == 1, typed
     cells = json.loads(NOTEBOOKS[2].read_text(encoding="utf-8"))["cells"]
     source = next("".join(cell["source"]) for cell in cells
@@ -112,12 +114,37 @@ def test_no_ranks_that_a_student_types_break_a_later_cell(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("silent", [EOFError, NotImplementedError])
-def test_where_nobody_can_type_the_prepared_answer_is_taken(silent, monkeypatch):
+def test_where_nobody_can_type_the_prepared_answer_is_taken(silent, monkeypatch, tmp_path):
     def unheard(question):
         raise silent
     monkeypatch.delenv("LESSON_UNATTENDED", raising=False)
     monkeypatch.setattr("builtins.input", unheard)
-    assert lesson.ask_ranks([2, 1, 1, 3]) == [2, 1, 1, 3] and lesson.ask_vote(0.9) == "a"
+    assert lesson.ask_ranks(RANKING, tmp_path / "mine.jsonl") == [2, 1, 1, 3]
+    assert lesson.ask_vote(0.9) == "a" and not list(tmp_path.iterdir())
+
+
+def test_what_a_student_ranks_is_kept_and_a_prepared_ranking_is_not(tmp_path, monkeypatch):
+    """Lesson 2 adds lines to the student's file; an unattended run writes none."""
+    cells = json.loads(NOTEBOOKS[2].read_text(encoding="utf-8"))["cells"]
+    source = next("".join(cell["source"]) for cell in cells
+                  if "lesson.ask_ranks" in "".join(cell["source"]))
+    twelve = lesson.recorded("classroom")["parts"]["twelve"]
+    names = {"root": tmp_path, "lesson": lesson, "twelve": twelve}
+    monkeypatch.setenv("LESSON_UNATTENDED", "1")
+    exec(source, names)
+    assert not list(tmp_path.iterdir()) and names["my_rankings"] == twelve
+    monkeypatch.delenv("LESSON_UNATTENDED")
+    for _ in range(2):
+        waiting = iter(["3 1=2 4", "4 3 2 1", *[""] * 10])
+        monkeypatch.setattr("builtins.input", lambda question: next(waiting))
+        exec(source, names)
+    lines = label.read_rankings(tmp_path / "my_rankings.jsonl")
+    assert [line["ranks"] for line in lines] == [[2, 2, 1, 3], [4, 3, 2, 1]] * 2
+    for line, ranking in zip(lines, twelve[:2] * 2):
+        for key in ("prompt", "task", "responses"):
+            assert line[key] == ranking[key]
+    asked = {row["prompt"] for row in files.read_prompts("rm")}
+    assert all(ranking["prompt"] in asked for ranking in twelve)
 
 
 def test_no_lesson_counts_the_lines_of_a_script():
@@ -129,16 +156,16 @@ def test_no_lesson_counts_the_lines_of_a_script():
             assert cell["cell_type"] == "code" or not counted, text
 
 
-def test_a_question_is_asked_again_until_the_answer_fits(monkeypatch):
+def test_a_question_is_asked_again_until_the_answer_fits(monkeypatch, tmp_path):
     """Typed nonsense is asked again, nothing typed means the prepared answer, and unattended nobody is asked."""
     def typed(*lines):
         waiting = iter(lines)
         monkeypatch.setattr("builtins.input", lambda question: next(waiting))
     monkeypatch.delenv("LESSON_UNATTENDED", raising=False)
-    typed("1 2", "a b c d", "1 2 2 3")
-    assert lesson.ask_ranks([1, 1, 1, 1]) == [1, 2, 2, 3]
+    typed("1 2 2 3", "a b c d", "3 1=2 4")
+    assert lesson.ask_ranks(RANKING, tmp_path / "mine.jsonl") == [2, 2, 1, 3]
     typed("x", "B", "", "=")
     assert [lesson.ask_vote(0.8) for _ in range(3)] == ["b", "a", "="]
     monkeypatch.setenv("LESSON_UNATTENDED", "1")
     typed()
-    assert lesson.ask_vote(0.2) == "b" and lesson.ask_ranks([2, 1]) == [2, 1]
+    assert lesson.ask_vote(0.2) == "b" and lesson.ask_ranks(RANKING, None) == [2, 1, 1, 3]
