@@ -20,7 +20,6 @@ from data import files, tokenizer
 from data import toytown as town
 from model import generate, load_model
 from reward import MAX_NEW_TOKENS
-from tests import typist
 
 ROOT = Path(__file__).parent.parent
 N_PROMPTS = 300         # of the evaluation
@@ -69,6 +68,8 @@ def measure(out, taste):
 
 def run(name, seed, n):
     """Type n rankings, train on them, measure. Returns a row. What is finished is not repeated."""
+    from tests import typist                # here, because Windows has no such terminals
+
     taste = TASTES[name]
     out = Path(f"out_taste/{name}_{n}_{seed}")
     out.mkdir(parents=True, exist_ok=True)
