@@ -154,9 +154,9 @@ the `<|endoftext|>` at the end.
 - `{record}` holds the origin of the weights. `python -m data.export --back` reads it.
 """.replace("{record}", RECORD)
 
-CARD_OF_SCORES = """- A score is the logit at the last token. Add {bias!r} for the project's scores, in
-  which demonstrations have 0 on average: transformers' model has no such bias, so it was dropped
-  (`dropped_bias` in `config.json`). Neither rankings nor RL depend on it.
+CARD_OF_SCORES = """- A score is the logit at the last token. The project adds a bias of
+  {bias!r}, so that demonstrations have 0 on average. This class of transformers has none, so it was
+  dropped. It is `dropped_bias` in `config.json`. Neither rankings nor RL depend on it.
 - The last token must be that of a whole text: `<|endoftext|>`, prompt, line break, response and,
   if the response ended, `<|endoftext|>`.
 """

@@ -1,11 +1,15 @@
 """On from here: TRL's trainers on an exported model and data, 20 steps each, on two processes.
 
-    accelerate launch --num_processes 2 --cpu -m notebooks.trl_next sft MODEL DATA
-    accelerate launch --num_processes 2 --cpu -m notebooks.trl_next reward MODEL DATA
-    accelerate launch --num_processes 2 --cpu -m notebooks.trl_next rloo MODEL DATA --reward SCORER
+    accelerate launch --multi_gpu --num_processes 2 -m notebooks.trl_next sft MODEL DATA
+    ... reward MODEL DATA
+    ... rloo MODEL DATA --reward SCORER
+
+The option is called multi_gpu, but the processes are on the CPU (`use_cpu` below). With `--cpu`
+accelerate 1.15.0 starts a single process, unless MPI is installed.
 
 MODEL and SCORER are folders that `python -m data.export` wrote, DATA is one of its option --trl.
-Ends with exit code 1 if the loss did not fall. Needs `pip install trl`.
+Ends with exit code 1 if the loss did not fall, or with rloo if the reward did not rise. Needs TRL
+(`pip install trl`).
 """
 import argparse
 import sys
@@ -23,9 +27,10 @@ SETTINGS = dict(output_dir="out_trl", max_steps=STEPS, logging_steps=1, save_str
                 gradient_checkpointing=False, lr_scheduler_type="constant")
 
 
-def rows(chosen, name):
-    """The rows of one file of DATA."""
-    return load_dataset("json", data_files=f"{chosen.data}/{name}.jsonl", split="train[:2000]")
+def rows(chosen, name, n=2_000):
+    """The first rows of one file of DATA."""
+    path = f"{chosen.data}/{name}.jsonl"
+    return load_dataset("json", data_files=path, split=f"train[:{n}]")
 
 
 def sft(chosen):
@@ -43,11 +48,13 @@ def reward(chosen):
 
 
 def rloo(chosen):
-    """RL with REINFORCE and a leave-one-out baseline. Here the mean reward should rise."""
-    config = RLOOConfig(**SETTINGS, learning_rate=1e-3, per_device_train_batch_size=32,
+    """RL with REINFORCE and a leave-one-out baseline. Here the mean reward should rise.
+
+    Each step has the same 32 prompts, because prompts differ more than 20 steps can improve."""
+    config = RLOOConfig(**SETTINGS, learning_rate=1e-3, per_device_train_batch_size=64,
                         num_generations=4, max_completion_length=32, temperature=1.0, beta=0.02)
     trainer = RLOOTrainer(chosen.model, reward_funcs=scorer(chosen.reward), args=config,
-                          train_dataset=rows(chosen, "prompts"))
+                          train_dataset=rows(chosen, "prompts", 32))
     return trainer, "reward"
 
 
@@ -89,8 +96,8 @@ def main():
     first = sum(values[:5]) / 5
     last = sum(values[-5:]) / 5
     if trainer.is_world_process_zero():
-        print(f"{chosen.step}: mean {metric} of the first five steps {first:.3f}, "
-              f"of the last five of {len(values)} {last:.3f}")
+        print(f"{chosen.step} on {trainer.accelerator.num_processes} processes: mean {metric} of "
+              f"the first 5 steps {first:.3f}, of the last 5 of {len(values)} {last:.3f}")
     if chosen.save:
         trainer.save_model(chosen.save)
     improved = last > first if metric == "reward" else last < first

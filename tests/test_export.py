@@ -498,7 +498,7 @@ def test_trls_sft_trainer_trains_on_our_ids_and_on_our_responses(
     pairs = sft.read_demonstrations(encoding)[:300]
     for (prompt, response), row in zip(pairs, trainer.train_dataset, strict=True):
         assert row["input_ids"] == prompt + response
-        assert row["completion_mask"] == [0] * len(prompt) + [1] * len(response)
+        assert row["labels"] == [-100] * len(prompt) + response
 
 
 def test_trls_reward_and_dpo_trainers_compare_our_ids(
@@ -530,3 +530,28 @@ def test_the_reward_function_for_rloo_scores_what_our_reward_model_scores(folder
                  for row, ids in zip(demonstrations, responses)]
     right = ours(*model.pad_batch(sequences, ours.config.pad_id)) - ours.bias
     assert torch.allclose(torch.tensor(scores), right, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", ["sft", "reward", "rloo"])
+def test_trl_trains_the_folder_on_two_processes(step, folders, tmp_path, request):
+    """notebooks/trl_next.py as accelerate launches it. CI runs all three steps on a whole run."""
+    pytest.importorskip("trl")
+    if step != "sft" and not request.config.getoption("--slow"):
+        pytest.skip("only with --slow")
+    data = tmp_path / "data"
+    data.mkdir()
+    rankings = [RANKING] * 200
+    export.write_folder(data, {"preferences.jsonl": export.as_jsonl(export.preferences(rankings)),
+                               "prompts.jsonl": export.as_jsonl([
+                                   {"prompt": export.question(row)} for row in rows("prompts_rl")]),
+                               "sft.jsonl": export.as_jsonl([
+                                   {"prompt": export.question(row), "completion": "Red."}
+                                   for row in rows("demonstrations")])})
+    shown = run("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                "-m", "notebooks.trl_next", step, folders["ppo_ptx"], data,
+                "--reward", folders["reward"], "--save", tmp_path / "trained")
+    assert f"{step} on 2 processes" in shown
+    if step == "sft":
+        run("-m", "data.export", "--back", tmp_path / "trained", tmp_path / "trained.pt")
+        answer = run("model.py", "--chat", tmp_path / "trained.pt", input="Who is here?\n")
+        assert answer.strip() == "Red."
