@@ -2,11 +2,11 @@
 
     python -m data.export out/ppo_ptx.pt FOLDER         # a checkpoint as a folder of transformers
     python -m data.export --trl out FOLDER              # the data as JSONL in TRL's formats
-    python -m data.export --back FOLDER out/gpt.pt      # a folder in GPT-2's format, a checkpoint
+    python -m data.export --back FOLDER out/gpt.pt      # such a folder, or any GPT-2, comes back
 
 Our weights have GPT-2's names, so a language model becomes a GPT2LMHeadModel, and a reward model or
 value network a GPT2ForSequenceClassification. The rank file becomes a tokenizer.json. The card in
-the folder says what differs. Models need `pip install safetensors`, and nothing here needs
+the folder says what differs. Models need `pip install safetensors`. Nothing here needs
 transformers.
 """
 import argparse
@@ -48,6 +48,9 @@ def export(path, folder):
     if saved["kind"] not in KINDS:
         raise UserError(f"{path}: holds a {saved['kind']}, which transformers does not have")
     check_vocabulary(path, saved["config"]["vocab_size"], encoding)
+    if saved["extra"].get("world", files.world_hash()) != files.world_hash():
+        raise UserError(f"{path} was made in another world: the tokens of this one may be other "
+                        "words; export it where it was made")
     tensors = gpt2_tensors(saved["state"])
     dtype = str(saved["state"]["transformer.wte.weight"].dtype).removeprefix("torch.")
     record = {"config": saved["config"], "dtype": dtype,
@@ -127,10 +130,10 @@ def card(saved):
     """Return the model card."""
     extra = saved["extra"]
     text = CARD.format(kind=KINDS[saved["kind"]], stage=extra.get("stage"), seed=extra.get("seed"),
-                       block_size=saved["config"]["block_size"])
-    if saved["kind"] == "RewardModel":
-        text += CARD_OF_SCORES.format(bias=saved["state"]["bias"].item())
-    return text
+                       block_size=saved["config"]["block_size"], record=RECORD)
+    if saved["kind"] == "GPT":
+        return text + CARD_OF_ANSWERS
+    return text + CARD_OF_SCORES.format(bias=saved["state"]["bias"].item())
 
 
 CARD = """---
@@ -138,27 +141,31 @@ library_name: transformers
 ---
 # A model of Toytown
 
-{kind}, made by the stage "{stage}" of a toy-scale InstructGPT with seed {seed}. It knows a small
-made-up world and nothing else. Its context has {block_size} tokens.
+A {kind}, made by the stage "{stage}" of a toy-scale
+InstructGPT with seed {seed}. It knows a small made-up world and nothing else. Its context has
+{block_size} tokens.
 
-A text is `prompt`, a line break and `response`. The prompt must be one line with single spaces,
-`" ".join(prompt.split())`, and to generate, the text is `prompt + "\\n"`. The tokenizer puts
-`<|endoftext|>` in front and a space before every line, and decoding removes these spaces. TRL adds
-the `<|endoftext|>` at the end.
+A text is `prompt`, a line break and `response`. The prompt is one line with single spaces,
+`" ".join(prompt.split())`. The tokenizer puts `<|endoftext|>` in front of the text and a space
+before each of its lines. Decoding removes these spaces. TRL adds the `<|endoftext|>` at the end.
 
 - Pass `split_special_tokens=True` with texts that users typed. Otherwise `<|endoftext|>` in such a
   text becomes the special token.
-- An empty response has no token of its own here. The project gives it a space.
-- `<|pad|>` was never trained. `generation_config.json` suppresses it. For greedy answers pass
-  `do_sample=False`.
-- `{record}` holds the origin of the weights. `python -m data.export --back` reads it.
-""".replace("{record}", RECORD)
+- The tokenizer gives an empty response no token. The project gives it a space.
+- `{record}` says where the weights come from. `python -m data.export --back` reads it.
+"""
+
+CARD_OF_ANSWERS = """- To generate, give it `prompt + "\\n"`, padded on the left. By default it
+  samples as the project does. For greedy answers pass `do_sample=False`.
+- `<|pad|>` was never trained. `generation_config.json` suppresses it.
+"""
 
 CARD_OF_SCORES = """- A score is the logit at the last token. The project adds a bias of
-  {bias!r}, so that demonstrations have 0 on average. This class of transformers has none, so it was
-  dropped. It is `dropped_bias` in `config.json`. Neither rankings nor RL depend on it.
-- The last token must be that of a whole text: `<|endoftext|>`, prompt, line break, response and,
-  if the response ended, `<|endoftext|>`.
+  {bias!r}, so that demonstrations have 0 on average. This class of
+  transformers has none, so it was dropped. It is `dropped_bias` in `config.json`. Neither
+  rankings nor RL depend on it.
+- Give it whole texts, padded on the right: prompt, line break, response and, if the response
+  ended, `<|endoftext|>`.
 """
 
 
@@ -173,14 +180,15 @@ def write_folder(folder, contents):
         names = {path.name for path in folder.iterdir()}
         if names and names != set(contents):
             raise UserError(f"{folder} exists and is not such an export: choose another folder")
-    partial = folder.resolve().with_name(f"{folder.resolve().name}.{os.getpid()}.partial")
+    target = folder.resolve()               # of a link, the folder that it leads to
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
         for name, content in contents.items():
             (partial / name).write_bytes(content)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(partial, target)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"{folder} cannot be written ({error.strerror})") from None
@@ -530,6 +538,8 @@ def main():
     parser.add_argument("source", help="a checkpoint, the folder of a run, or a model's folder")
     parser.add_argument("target", help="the folder to write, or with --back the checkpoint")
     chosen = parser.parse_args()
+    if chosen.seed < 0:
+        parser.error(f"--seed {chosen.seed}: must be 0 or more")
     if chosen.trl:
         export_data(chosen.source, chosen.target)
     elif chosen.back:

@@ -332,6 +332,7 @@ def test_an_error_on_the_command_line_is_one_line_and_exit_code_2(tmp_path):
     shown = run("-m", "data.export", "--trl", tmp_path, tmp_path / "folder", code=2)
     assert "rankings.jsonl is missing: run `python reward.py`" in shown
     assert "the following arguments are required" in run("-m", "data.export", "x", code=2)
+    assert "must be 0 or more" in run("-m", "data.export", "--seed", "-1", "x", "y", code=2)
 
 
 def test_a_missing_library_is_named_with_its_command(monkeypatch, tmp_path):
@@ -343,8 +344,9 @@ def test_a_missing_library_is_named_with_its_command(monkeypatch, tmp_path):
 def test_a_folder_with_other_files_is_refused_and_an_export_is_replaced(tmp_path, safetensors):
     folder = tmp_path / "folder"
     folder.mkdir()
-    for name in ("gpt", "ppo_ptx"):
-        export.export(CHECKPOINTS / f"{name}.pt", folder)
+    (tmp_path / "link").symlink_to(folder)
+    export.export(CHECKPOINTS / "gpt.pt", folder)
+    export.export(CHECKPOINTS / "ppo_ptx.pt", tmp_path / "link")
     record = json.loads((folder / export.RECORD).read_text(encoding="utf-8"))
     assert record["sha256"] == load_checkpoint(CHECKPOINTS / "ppo_ptx.pt")["sha256"]
     (folder / "thesis.txt").write_text("five years", encoding="utf-8")
@@ -375,6 +377,13 @@ def test_a_model_of_another_vocabulary_is_refused(tiny, tmp_path, safetensors):
     files.save_checkpoint(tmp_path / "tiny.pt", tiny)
     with pytest.raises(UserError, match="a vocabulary of 64 tokens"):
         export.export(tmp_path / "tiny.pt", tmp_path / "folder")
+
+
+def test_a_model_of_another_world_is_refused(tmp_path, safetensors):
+    files.save_checkpoint(tmp_path / "small.pt", small(), world="Atlantis")
+    with pytest.raises(UserError, match="small.pt was made in another world"):
+        export.export(tmp_path / "small.pt", tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.parametrize("change, message", [
