@@ -326,7 +326,7 @@ def test_files_as_openai_published_them_are_understood(exported, safetensors, tm
 # ---------------------------------------------------------------- errors
 
 
-def test_an_error_on_the_command_line_is_one_line_and_exit_code_2(tmp_path):
+def test_an_error_on_the_command_line_is_one_line_and_exit_code_2(tmp_path, safetensors):
     shown = run("-m", "data.export", tmp_path / "no.pt", tmp_path / "folder", code=2)
     assert shown.strip() == f"error: {tmp_path / 'no.pt'}: no such checkpoint"
     shown = run("-m", "data.export", "--trl", tmp_path, tmp_path / "folder", code=2)
@@ -548,14 +548,12 @@ def test_trl_trains_the_folder_on_two_processes(step, folders, tmp_path, request
     if step != "sft" and not request.config.getoption("--slow"):
         pytest.skip("only with --slow")
     data = tmp_path / "data"
-    data.mkdir()
-    rankings = [RANKING] * 200
-    export.write_folder(data, {"preferences.jsonl": export.as_jsonl(export.preferences(rankings)),
-                               "prompts.jsonl": export.as_jsonl([
-                                   {"prompt": export.question(row)} for row in rows("prompts_rl")]),
-                               "sft.jsonl": export.as_jsonl([
-                                   {"prompt": export.question(row), "completion": "Red."}
-                                   for row in rows("demonstrations")])})
+    questions = [{"prompt": export.question(row)} for row in rows("prompts_rl")]
+    always_red = [question | {"completion": "Red."} for question in questions]
+    pairs = export.preferences([RANKING] * 700)
+    export.write_folder(data, {"preferences.jsonl": export.as_jsonl(pairs),
+                               "prompts.jsonl": export.as_jsonl(questions),
+                               "sft.jsonl": export.as_jsonl(always_red)})
     shown = run("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
                 "-m", "notebooks.trl_next", step, folders["ppo_ptx"], data,
                 "--reward", folders["reward"], "--save", tmp_path / "trained")
@@ -563,4 +561,4 @@ def test_trl_trains_the_folder_on_two_processes(step, folders, tmp_path, request
     if step == "sft":
         run("-m", "data.export", "--back", tmp_path / "trained", tmp_path / "trained.pt")
         answer = run("model.py", "--chat", tmp_path / "trained.pt", input="Who is here?\n")
-        assert answer.strip() == "Red."
+        assert answer == "Red.\n"
