@@ -343,7 +343,7 @@ def preferences(rankings):
 def take_back(folder, path, seed):
     """Write a folder in GPT-2's format as a checkpoint.
 
-    An export that nobody changed becomes the checkpoint that it was, bit for bit. Any other model
+    An export that nobody changed becomes the checkpoint that it was, hash included. Any other model
     becomes one from elsewhere, which can be the base model of a run with this seed."""
     folder = Path(folder)
     if Path(path).exists():
