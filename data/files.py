@@ -545,7 +545,8 @@ def check_complete(config):
     for name in ("ppo_1", "ppo", "ppo_ptx"):
         files_of_stage[name] = [f"{name}.jsonl", f"{name}_value.pt"]
     if checkpoint(config, "gpt").exists():
-        if load_checkpoint(checkpoint(config, "gpt"))["extra"].get("borrowed"):
+        extra = load_checkpoint(checkpoint(config, "gpt"))["extra"]
+        if extra.get("borrowed") or extra.get("stage") == "import":
             del files_of_stage["gpt"]       # it was trained elsewhere
     makers = {}                             # file -> the checkpoints of the stages that wrote it
     for name, beside in files_of_stage.items():

@@ -18,7 +18,8 @@ from data.flags import guarded
 
 ROOT = Path(__file__).parent.parent
 FILES = [f"tests/test_{name}.py" for name in
-         ("losses", "model", "training", "reward", "world", "ppo_loop", "evaluation", "label")]
+         ("losses", "model", "training", "reward", "world", "ppo_loop", "evaluation", "label",
+          "export")]
 
 
 @dataclass
@@ -320,6 +321,19 @@ BUGS = [
         "agree.append(0.5)", "agree.append(1.0)", "test_agreement_by_hand"),
     Bug("half a line stays", "the next ranking is lost in it", "data/label.py",
         "os.truncate(path, start)", "pass", "test_half_a_last_line_is_cut_off_and_a_whole_one_without_a_line_break_kept"),
+    # export
+    Bug("a matrix is not turned for GPT-2", "the exported model babbles", "data/export.py",
+        'TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")', 'TRANSPOSED = ("c_attn.weight", "c_fc.weight")',
+        "test_gpt_2_keeps_its_matrices_the_other_way_round"),
+    Bug("only one way to make a token is exported", "other ids than tiktoken's", "data/export.py",
+        'pairs.append(f"{spelled(left)} {spelled(right)}")', 'pairs.append(f"{spelled(left)} {spelled(right)}"); break',
+        "test_every_pair_of_tokens_that_makes_a_token_is_a_merge"),
+    Bug("a tie is exported as a preference", "DPO learns from a coin", "data/export.py",
+        "if rank < other_rank:", "if rank <= other_rank:", "test_the_data_are_in_trls_standard_formats"),
+    Bug("a cut response is exported as a whole one", "TRL teaches to end anywhere", "data/export.py",
+        'if response["ended"] and response["text"]:', 'if response["text"]:', "test_the_data_are_in_trls_standard_formats"),
+    Bug("the folder samples from the top 50 tokens", "other answers, other KL", "data/export.py",
+        '"top_k": 0,', '"top_k": 50,', "test_the_folder_samples_from_the_whole_distribution_without_pad"),
 ]
 
 
