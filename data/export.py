@@ -17,7 +17,7 @@ import os
 import shutil
 from pathlib import Path
 
-from data import files, flags, tokenizer
+from data import files, flags, own, tokenizer
 from data.files import UserError
 
 KINDS = {"GPT": "GPT2LMHeadModel", "RewardModel": "GPT2ForSequenceClassification"}
@@ -139,11 +139,11 @@ def card(saved):
 CARD = """---
 library_name: transformers
 ---
-# A model of Toytown
+# A model of a toy-scale InstructGPT
 
-A {kind}, made by the stage "{stage}" of a toy-scale
-InstructGPT with seed {seed}. It knows a small made-up world and nothing else. Its context has
-{block_size} tokens.
+A {kind}, made by the stage "{stage}" with seed {seed}. It knows
+nothing but its small corpus, which describes a made-up town unless the user chose other texts. Its
+context has {block_size} tokens.
 
 A text is `prompt`, a line break and `response`. The prompt is one line with single spaces,
 `" ".join(prompt.split())`. The tokenizer puts `<|endoftext|>` in front of the text and a space
@@ -535,11 +535,13 @@ def main():
     direction.add_argument("--back", action="store_true", help="make a folder a checkpoint again")
     parser.add_argument("--seed", type=int, default=1,
                         help="with --back: the run that a model from elsewhere is for")
+    parser.add_argument("--data", default="", help="the folder of your own texts, if it was used")
     parser.add_argument("source", help="a checkpoint, the folder of a run, or a model's folder")
     parser.add_argument("target", help="the folder to write, or with --back the checkpoint")
     chosen = parser.parse_args()
     if chosen.seed < 0:
         parser.error(f"--seed {chosen.seed}: must be 0 or more")
+    own.use(chosen.data)
     if chosen.trl:
         export_data(chosen.source, chosen.target)
     elif chosen.back:

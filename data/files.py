@@ -154,8 +154,10 @@ def read_prompts(name):
 
 def read_rankings(path):
     """Return the lines of out/rankings.jsonl. Raises UserError if ranks and responses disagree."""
-    rows = numbered_rows(path, "python reward.py",
-                         prompt=str, task=dict, responses=list, ranks=list, round=int)
+    types = dict(prompt=str, responses=list, ranks=list, round=int)
+    if not OWN:                             # texts of the user's own have no tasks
+        types["task"] = dict
+    rows = numbered_rows(path, "python reward.py", **types)
     for number, ranking in rows:
         check_ranking(ranking, f"{path}, line {number}")
     return [ranking for _, ranking in rows]
