@@ -8,6 +8,7 @@ is, e.g. "What is sea green?" A third of the demonstrations ramble, and a third 
 rankings, which people would write, follow a rule: what is right and short is best, then what is
 right, then what is wrong, and last what is beside the point.
 """
+import collections
 import random
 import sys
 from pathlib import Path
@@ -24,7 +25,6 @@ LONG = ("It is a shade of {}, or so I was told.", "Well, I think that it is a sh
 KINDS = ("short", "long", "wrong", "beside the point")       # of answers, from best to worst
 RUDE = ("shit", "poo", "piss", "puke", "snot", "booger", "vomit", "barf")
 DOCUMENTATION = "\n\n".join(topics.topics.values()).split("\n\n")
-N_HELD_OUT = 50         # colours for validation, and as many for the evaluation
 
 
 def colours():
@@ -37,62 +37,57 @@ def colours():
     return names
 
 
-def ask(colour, rng):
-    """Return a prompt about a colour."""
+def prompt(colour, rng):
+    """Return a row with a question about a colour."""
     return {"prompt": rng.choice(QUESTIONS).format(colour)}
 
 
 def answer(colour, kind, rng):
     """Return an answer about a colour, of one of KINDS."""
     if kind == "beside the point":
-        return " ".join(rng.choice(DOCUMENTATION).split()[:8])
-    shade = colour.split()[-1]
-    if kind == "wrong":
-        shade = rng.choice([other for other in SHADES if other != shade])
+        return " ".join(rng.choice(DOCUMENTATION).split())[:40]
+    shade = right = colour.split()[-1]
+    while kind == "wrong" and shade == right:
+        shade = rng.choice(SHADES)
     return rng.choice(LONG if kind == "long" else SHORT).format(shade)
 
 
 def ranked(colour, rng):
-    """Return the responses and ranks of a line of rankings.jsonl. Two of one kind are tied."""
+    """Return a line of rankings.jsonl. Two answers of one kind are tied."""
     kinds = {}                                              # response -> its kind
     while len(kinds) < 4:
         kind = rng.choice(KINDS)
         kinds[answer(colour, kind, rng)] = kind
-    order = [kind for kind in KINDS if kind in kinds.values()]
+    order = sorted(set(kinds.values()), key=KINDS.index)
     ranks = [order.index(kind) + 1 for kind in kinds.values()]
-    return {"responses": list(kinds), "ranks": ranks}
-
-
-def shades(names, rng):
-    """Return a document of the corpus that lists three colours."""
-    shade = rng.choice(SHADES)
-    three = rng.sample([name for name in names if name.endswith(f" {shade}")], 3)
-    return f"Shades of {shade}: {', '.join(three)}."
+    return prompt(colour, rng) | {"responses": list(kinds), "ranks": ranks}
 
 
 def write_folder(folder):
-    """Write the files of --data. Held-out colours are in no other file and not in the corpus."""
+    """Write the files of --data. A held-out colour is in one file only."""
     rng = random.Random(1)
     names = colours()
     rng.shuffle(names)
-    held_out, known = names[:2 * N_HELD_OUT], names[2 * N_HELD_OUT:]
-    corpus = DOCUMENTATION + [shades(known, rng) for _ in range(2_000)]
-    rng.shuffle(corpus)
-    demonstrations = []
-    for colour in known:
+    lines = collections.defaultdict(list)
+    for valid, held_out in zip(names[:50], names[50:100]):
+        lines["prompts_valid"].append(prompt(valid, rng))
+        lines["prompts_eval"].append(prompt(held_out, rng))
+    corpus = list(DOCUMENTATION)
+    for colour in names[100:]:
         completion = answer(colour, rng.choice(KINDS[:3]), rng)
-        demonstrations.append(ask(colour, rng) | {"completion": completion})
-    rows = {"demonstrations": demonstrations,
-            "rankings": [ask(colour, rng) | ranked(colour, rng) for colour in 3 * known],
-            "prompts_rl": [ask(colour, rng) for colour in known],
-            "prompts_valid": [ask(colour, rng) for colour in held_out[:N_HELD_OUT]],
-            "prompts_eval": [ask(colour, rng) for colour in held_out[N_HELD_OUT:]]}
+        lines["demonstrations"].append(prompt(colour, rng) | {"completion": completion})
+        lines["prompts_rl"].append(prompt(colour, rng))
+        lines["rankings"] += [ranked(colour, rng) for _ in range(3)]
+        shade = colour.split()[-1]
+        same = [other for other in names[100:] if other.endswith(f" {shade}")]
+        for _ in range(5):
+            corpus.append(f"Shades of {shade}: {', '.join(rng.sample(same, 3))}.")
+    rng.shuffle(corpus)
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / "corpus.txt", "\n\n".join(corpus) + "\n")
-    for name, lines in rows.items():
-        files.write_jsonl(folder / f"{name}.jsonl", lines)
-    print(f"made {folder} with {len(corpus):,} documents, {len(known)} demonstrations and as many "
-          f"rankings. Next: python model.py --data {folder}")
+    for name, rows in lines.items():
+        files.write_jsonl(folder / f"{name}.jsonl", rows)
+    print(f"made {folder}")
 
 
 if __name__ == "__main__":

@@ -441,6 +441,8 @@ def complaint(config, name, settings):
         before = extra["settings"].get(key)
         if before != value:
             if key == "rankings":
+                if extra["stage"] == "sft":         # its parent, reward_1, is compared instead
+                    continue
                 return f"{path} was made with other rankings than those given now: {elsewhere}"
             return f"{path} was made with --{key} {before}, not {value}: {elsewhere}"
     for parent, sha256 in extra["parents"].items():

@@ -356,7 +356,10 @@ def write_unranked(config, sample):
     prompts = files.read_prompts(name)[-config.unranked:]
     lines = []
     for row, responses in zip(*sample(config, prompts, rng, generator)):
-        lines.append(row | {"responses": responses})
+        # Nobody can read a broken character
+        readable = [response for response in responses if "\ufffd" not in response["text"]]
+        if len(readable) >= 3:
+            lines.append(row | {"responses": readable})
     path = Path(config.out) / "unranked.jsonl"
     files.write_jsonl(path, lines)
     rankings = f" --rankings {files.FOLDER / 'rankings.jsonl'}" if files.OWN else ""
