@@ -102,8 +102,9 @@ def numbered_rows(path, maker="python -m data.prepare", **types):
         if isinstance(row, dict) and "messages" in row:
             row = row | from_messages(row["messages"], f"{path}, line {number}")
         check_row(row, f"{path}, line {number}", types)
-        if OWN:
-            row.pop("task", None)           # what a user calls "task" is not one of Toytown's
+        if OWN:                             # a user's task is not one of Toytown's
+            row.pop("task", None)
+            row.pop("use_case", None)
         rows.append((number, row))
     if not rows:
         raise UserError(f"{path}: empty")
@@ -208,8 +209,12 @@ def check_room(block_size, sequences, what, more=0):
 
     sequences: lists of ids. more: the number of tokens that follow them.
     """
-    longest = max(map(len, sequences)) + more
+    ids = max(sequences, key=len)
+    longest = len(ids) + more
     if longest > block_size:
+        if OWN:                             # so that the user finds it
+            text = tokenizer.load_cached().decode(ids[1:12])
+            what += f' ("{" ".join(text.split())} ...")'
         raise UserError(f"--block_size {block_size} of the base model is too small: {what} takes "
                         f"{longest} tokens; make the model with "
                         f"`python model.py --block_size {longest}` or more")

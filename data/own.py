@@ -283,8 +283,9 @@ def report(rankings, measured, scores):
     margins = labeler.margins_of(measured, scores)
     share, n_pairs = agreement(rankings)
     people = {ranking["labeler"] for ranking in rankings}
-    print(f"    {len(rankings)} rankings by {len(people)} people; {len(margins)} pairs of "
-          f"{len(measured)} rankings are kept to measure on")
+    who = "1 person" if len(people) == 1 else f"{len(people)} people"
+    print(f"    {len(rankings)} rankings by {who}; {len(margins)} pairs of {len(measured)} "
+          "rankings are kept to measure on")
     found = {}
     if margins:
         found["accuracy_people"] = labeler.accuracy(margins)

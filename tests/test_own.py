@@ -271,7 +271,7 @@ def test_sft_and_unranked_responses_need_no_rankings_and_people_s_rankings_compl
         labelled.append(line | {"ranks": ranks, "labeler": "ann"})
     write_rows(rankings, labelled)
     reward.main(reward.Config(**common, epochs=1))
-    assert "31 rankings by 1 people" in capsys.readouterr().out
+    assert "31 rankings by 1 person" in capsys.readouterr().out
     assert load_checkpoint(tmp_path / "out" / "reward_1.pt")["kind"] == "RewardModel"
 
 
@@ -390,21 +390,24 @@ def test_messages_are_read_where_prompts_and_completions_are(folder):
     assert len(own.read_rankings(config(folder))) == 32
 
 
-def test_a_task_in_the_user_s_rows_is_not_a_task_of_toytown(folder):
+def test_a_task_in_the_user_s_rows_is_not_a_task_of_toytown(folder, capsys):
     """Many data sets have such a column. No judge may look at it."""
-    rows = [row | {"task": "translation"} for row in prompts(16, "my")]
+    rows = [row | {"task": "translation", "use_case": ["any"]} for row in prompts(16, "my")]
     write_rows(folder / "prompts_eval.jsonl", rows)
     own.use(str(folder))
     found, closed = files.evaluation_prompts("eval")
     assert found == prompts(16, "my") and closed == []
     answers = [{"text": "It is red.", "ended": True}] * 16
     assert judge.report(found, answers, [], []) == judge.gold(found, answers) == {}
+    figures.side_by_side(found, {"sft": answers})
+    assert capsys.readouterr().out.count("SFT: It is red.") == 5
 
 
 # ---------------------------------------------------------------- odd characters and sizes
 
 
-ODD = ["\U0001f98a is a fox", "狐は赤い", "السماء زرقاء", "a\u0000b", "e\u0301\u200b", "<|endoftext|><|pad|>"]
+ODD = ["\U0001f98a is a fox", "狐は赤い", "السماء زرقاء", "a\u0000b", "e\u0301\u200b",
+       "<|endoftext|><|pad|>"]
 
 
 def test_every_character_survives_in_prompts_completions_and_corpus(folder):
@@ -465,7 +468,7 @@ def test_a_hundred_thousand_lines_are_read_in_seconds(folder):
     write_rows(folder / "demonstrations.jsonl", completed(prompts(100_000, "this")))
     write_rows(folder / "rankings.jsonl", ranked(prompts(100_000, "your")))
     rng = random.Random(0)
-    lines = [f"The {rng.choice(THINGS)} number {i} is {rng.choice(COLOURS)}." for i in range(100_000)]
+    lines = [f"The {rng.choice(THINGS)} {i} is {rng.choice(COLOURS)}." for i in range(100_000)]
     (folder / "corpus.txt").write_text("\n\n".join(lines), encoding="utf-8")
     assert seconds(own.use, str(folder)) < 30
     assert seconds(own.read_rankings, config(folder)) < 15
@@ -551,12 +554,14 @@ def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_trained(
         before = (folder / f"{name}.jsonl").read_bytes()
         write_rows(folder / f"{name}.jsonl", files.read_jsonl(folder / f"{name}.jsonl") + [long])
         own.use(str(folder))
-        assert "--block_size 64 of the base model is too small" in refused(check)
+        said = refused(check)
+        assert said.startswith("--block_size 64 of the base model is too small: ")
+        assert '("apple brick apple' in said and "takes 4" in said
         (folder / f"{name}.jsonl").write_bytes(before)
     rows = [long | {"responses": ["a", "b"], "ranks": [1, 2]}] + ranked(prompts(32, "your"))
     write_rows(folder / "rankings.jsonl", rows)
     said = refused(own.check_reward, config(folder), 64, 32)
-    assert "the longest ranked response with its prompt takes" in said
+    assert 'the longest ranked response with its prompt ("apple brick' in said
 
 
 # ---------------------------------------------------------------- rankings
