@@ -136,7 +136,7 @@ def check_chat(path, vocab_size, n_vocab):
     extra = files.load_checkpoint(path)["extra"]
     is_own = extra.get("own", False)
     if is_own != files.OWN or (is_own and extra["world"] != files.world_hash()):
-        given = f"--data {files.FOLDER}" if files.OWN else "no --data"
+        given = f"--data {files.FOLDER}" if files.OWN else "the files of data/"
         raise UserError(f"{path}: was not made with {given}, so its tokens are others")
 
 

@@ -201,7 +201,7 @@ def test_a_changed_corpus_means_a_new_tokenizer_and_old_checkpoints_are_refused(
     own.use(str(tmp_path / "texts"))
     assert "training a tokenizer" not in capsys.readouterr().out
     ranks = tokenizer.PATH.read_bytes()
-    with open(tmp_path / "texts" / "corpus.txt", "a", encoding="utf-8") as file:
+    with open(tmp_path / "texts" / "corpus.txt", "a", encoding="utf-8", newline="\n") as file:
         file.write("\n\n" + "zebra " * 500)
     own.use(str(tmp_path / "texts"))
     assert "training a tokenizer" in capsys.readouterr().out
@@ -238,7 +238,8 @@ def test_a_model_of_own_texts_is_talked_to_with_its_own_folder_only(finished, tm
     write_rows(files.FOLDER / "prompts_rl.jsonl", prompts(33, "her"))
     assert "gpt.pt: was not made with --data" in refused(own.check_chat, out / "gpt.pt", 5, 5)
     files.OWN = False
-    assert "gpt.pt: was not made with no --data" in refused(own.check_chat, out / "gpt.pt", 5, 5)
+    said = refused(own.check_chat, out / "gpt.pt", 5, 5)
+    assert "gpt.pt: was not made with the files of data/" in said
 
 
 # ---------------------------------------------------------------- without rankings
@@ -281,6 +282,25 @@ def test_unranked_responses_are_three_to_nine(folder, k):
     assert refused(own.write_unranked, config(folder, k=k), None) == f"--k {k}: can be 3 to 9 here"
 
 
+def test_people_are_not_asked_to_rank_broken_characters(folder, tmp_path):
+    own.use(str(folder))
+
+    def sample(config, rows, rng, generator):
+        texts = ["a", "b", "c", "\ufffd"], ["a", "b", "\ufffd", "c\ufffd"]
+        return rows, [[{"text": text, "ended": True} for text in four] for four in texts]
+
+    own.write_unranked(config(folder, unranked=2, out=str(tmp_path)), sample)
+    line, = files.read_jsonl(tmp_path / "unranked.jsonl")
+    assert [response["text"] for response in line["responses"]] == ["a", "b", "c"]
+
+
+def test_broken_characters_are_scored_although_they_take_more_tokens_than_were_sampled(encoding):
+    scorer = reward.RewardModel(model.GPTConfig(encoding.n_vocab, 48, 1, 1, 8))
+    response = {"text": "\ufffd" * 32, "ended": False}
+    assert len(tokenizer.response_ids(encoding, response["text"], False)) > 48
+    assert len(reward.score(scorer, encoding, [("What?", response)])) == 1
+
+
 # ---------------------------------------------------------------- what a folder must hold
 
 
@@ -288,7 +308,8 @@ def test_everything_that_a_folder_lacks_is_in_one_line(folder):
     (folder / "demonstrations.jsonl").unlink()
     (folder / "prompts_rl.jsonl").write_bytes(b"\n\n")
     write_rows(folder / "prompts_eval.jsonl", prompts(15, "my"))
-    (folder / "corpus.txt").write_text("One.\n\nTwo.\n \n\t\nThree.\nStill three.\n\n\n")
+    text = "One.\n\nTwo.\n \n\t\nThree.\nStill three.\n\n\n"
+    (folder / "corpus.txt").write_text(text, encoding="utf-8", newline="\n")
     assert refused(own.use, str(folder)) == (
         f"--data {folder}: "
         "corpus.txt has 3 (at least 200 documents, with a blank line between two); "
@@ -357,7 +378,7 @@ def test_a_bad_demonstration_is_refused_with_file_line_and_field(folder, line, s
     lines = path.read_text(encoding="utf-8").split("\n")
     lines.insert(2, "")                         # blank lines count
     lines.insert(3, line)
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text("\n".join(lines), encoding="utf-8", newline="\n")
     assert refused(own.use, str(folder)).startswith(f"{path}, line 4: {said}")
 
 
@@ -411,7 +432,7 @@ ODD = ["\U0001f98a is a fox", "狐は赤い", "السماء زرقاء", "a\u000
 
 
 def test_every_character_survives_in_prompts_completions_and_corpus(folder):
-    with open(folder / "corpus.txt", "a", encoding="utf-8") as file:
+    with open(folder / "corpus.txt", "a", encoding="utf-8", newline="\n") as file:
         file.write("\n\n" + "\n\n".join(ODD))
     rows = [{"prompt": text, "completion": f"{text}\n{text}"} for text in ODD]
     write_rows(folder / "demonstrations.jsonl", rows + completed(prompts(72, "this")))
@@ -427,7 +448,7 @@ def test_every_character_survives_in_prompts_completions_and_corpus(folder):
 
 def test_half_a_surrogate_pair_does_no_harm(folder):
     line = '{"prompt": "\\ud83e what?", "completion": "\\udd8a"}\n'
-    with open(folder / "demonstrations.jsonl", "a", encoding="utf-8") as file:
+    with open(folder / "demonstrations.jsonl", "a", encoding="utf-8", newline="\n") as file:
         file.write(line)
     own.use(str(folder))
     encoding = tokenizer.load_cached()
@@ -469,7 +490,7 @@ def test_a_hundred_thousand_lines_are_read_in_seconds(folder):
     write_rows(folder / "rankings.jsonl", ranked(prompts(100_000, "your")))
     rng = random.Random(0)
     lines = [f"The {rng.choice(THINGS)} {i} is {rng.choice(COLOURS)}." for i in range(100_000)]
-    (folder / "corpus.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    (folder / "corpus.txt").write_text("\n\n".join(lines), encoding="utf-8", newline="\n")
     assert seconds(own.use, str(folder)) < 30
     assert seconds(own.read_rankings, config(folder)) < 15
     assert len(own.read_rankings(config(folder))) == 100_000
@@ -479,7 +500,7 @@ def test_a_hundred_thousand_lines_are_read_in_seconds(folder):
                                   "a" + " " * 1_000_000 + "b", "\t" * 1_000_000])
 def test_a_line_of_a_megabyte_in_the_corpus_is_read_in_seconds(folder, line):
     """Without spaces, with spaces, or of nothing but blanks, on which tiktoken fails."""
-    with open(folder / "corpus.txt", "a", encoding="utf-8") as file:
+    with open(folder / "corpus.txt", "a", encoding="utf-8", newline="\n") as file:
         file.write("\n\n" + line)
     assert seconds(own.use, str(folder)) < 15
     train, valid = model.read_corpus(tokenizer.load_cached(), 64)
