@@ -77,7 +77,8 @@ def write_folder(folder):
         completion = answer(colour, rng.choice(KINDS[:3]), rng)
         lines["demonstrations"].append(prompt(colour, rng) | {"completion": completion})
         lines["prompts_rl"].append(prompt(colour, rng))
-        lines["rankings"] += [ranked(colour, rng) for _ in range(3)]
+        for _ in range(3):
+            lines["rankings"].append(ranked(colour, rng))
         shade = colour.split()[-1]
         same = [other for other in names[100:] if other.endswith(f" {shade}")]
         for _ in range(5):
