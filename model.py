@@ -437,9 +437,7 @@ def chat(path, device):
     generator = generator_on(device, 0)
     model = load_model(path, generator.device)
     encoding = tokenizer.load()
-    if model.config.vocab_size != encoding.n_vocab:
-        raise UserError(f"{path}: has a vocabulary of {model.config.vocab_size} tokens, but "
-                        f"{tokenizer.PATH} has {encoding.n_vocab}: it was made in another world")
+    own.check_chat(path, model.config.vocab_size, encoding.n_vocab)
     if sys.stdin.isatty():
         print(f"talking to {path}: one prompt per line, an empty line to stop")
     for line in sys.stdin:

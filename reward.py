@@ -385,7 +385,8 @@ def score(model, encoding, pairs):
     sequences = []
     for prompt, response in pairs:
         ids = tokenizer.response_ids(encoding, response["text"], response["ended"])
-        sequences.append(tokenizer.prompt_ids(encoding, prompt) + ids)
+        ids = tokenizer.prompt_ids(encoding, prompt) + ids
+        sequences.append(ids[:model.config.block_size])     # broken characters take more tokens
     order = sorted(range(len(pairs)), key=lambda i: len(sequences[i]))
     scores = [0.0] * len(pairs)
     device = model.score.weight.device

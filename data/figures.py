@@ -82,9 +82,10 @@ PAPER = [
     ("reward model's score", "score", {}),
 ]
 # Below the table of a run with --data
-UNKNOWN = """Nobody knows the truth about these texts. The score is the reward model's own opinion, on prompts
-that it was not trained on. A higher score means that the policy has found what the reward model
-likes, not that its answers are better: read them above, and let people compare them."""
+UNKNOWN = """
+Nobody knows the truth about these texts. The score is the reward model's own opinion of the answers
+to the evaluation prompts. A higher score means that a model has found what the reward model likes.
+It does not mean that the answers are better: read them above, and let people compare them."""
 
 
 def table(results):
@@ -101,7 +102,7 @@ def table(results):
             cells.append(cell(results["models"][name][key], paper.get(name)))
         lines.append(f"{title:30}{columns(cells)}")
     if "ceiling_vs_sft" not in results:
-        return "\n".join(lines) + f"\n{UNKNOWN}"
+        return "\n".join(lines) + UNKNOWN
 
     wins = results["ppo_ptx_preferred_to"]
     preferred = ", ".join(f"{TITLES[name]} {interval(wins[name])}" for name in wins)
@@ -157,7 +158,8 @@ def side_by_side(rows, responses):
     for i in [first[use_case] for use_case in use_cases if use_case in first]:
         print(f"\n  {rows[i]['prompt']}")
         for name, theirs in responses.items():
-            print(f"    {TITLES[name]:>15}: {theirs[i]['text']}")
+            text = theirs[i]["text"].replace("\n", "\n" + 21 * " ")
+            print(f"    {TITLES[name]:>15}: {text}")
 
 
 def show_progress(bar, with_samples, stats, prompts, batch):
@@ -185,9 +187,10 @@ def print_accuracies(report):
 def print_run(out, results, prompts, responses):
     """Print five prompts answered by all models, the table of a run, and what it has made."""
     side_by_side(prompts, responses)
+    world = f" --data {files.FOLDER}" if files.OWN else ""
     print(f"\n{table(results)}\n\nmade {out}/results.json, losses.png, reward.png, ppo.png and "
           f"figures.png; {results['seconds']['total']:.0f} s in all, peak memory "
-          f"{results['peak_mb']:.0f} MB. Next: python model.py --chat {out}/ppo_ptx.pt")
+          f"{results['peak_mb']:.0f} MB. Next: python model.py{world} --chat {out}/ppo_ptx.pt")
 
 
 # ---------------------------------------------------------------- pictures of a run
@@ -206,7 +209,8 @@ def plot_losses(out):
     if (out / "gpt.jsonl").exists():
         gpt = files.read_jsonl(out / "gpt.jsonl")
         draw_losses(axes[0], gpt, column(gpt, "step"), "step")
-        axes[0].set(title="Step 0: pretraining on the corpus", ylim=(0, 3))
+        top = max(3, 1.3 * gpt[-1]["valid_loss"])               # the first steps lie above
+        axes[0].set(title="Step 0: pretraining on the corpus", ylim=(0, top))
     else:                                                       # --quick borrows the base model
         axes[0].axis("off")
         axes[0].text(0.5, 0.5, "Step 0: the base model\nof notebooks/checkpoints", ha="center")
@@ -252,7 +256,7 @@ def plot_reward(path, log, margins, table):
     epochs, means, errors = zip(*by_epoch)
     axes[2].errorbar(epochs, means, yerr=errors, marker="o", capsize=2, color=GREEN)
     axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples (95 % over samples)",
+    axes[2].set(xlabel="SFT epoch", ylabel="mean score of its samples (95 % CI)",
                 title="Which SFT epoch is the baseline (C.1)")
 
     for axis in axes[:2]:
@@ -295,6 +299,8 @@ PANELS = [
     ("explained_variance", "explained variance of returns"),
     ("entropy", "entropy (nats per token)"),
 ]
+# With --data
+WITHOUT_GOLD = [PANELS[0], *PANELS[2:], ("ended", "responses that end (share)")]
 
 
 def plot_dashboard(out):
@@ -304,10 +310,10 @@ def plot_dashboard(out):
         if not (out / f"{name}.jsonl").exists():                # --quick
             continue
         rows = files.read_jsonl(out / f"{name}.jsonl")
-        for axis, (key, title) in zip(axes.flat, PANELS):
-            if key not in rows[0]:                              # the gold utility, with --data
-                axis.axis("off")
-                continue
+        panels = PANELS
+        if "gold" not in rows[0]:                               # --data
+            panels = WITHOUT_GOLD
+        for axis, (key, title) in zip(axes.flat, panels):
             axis.plot(column(rows, "step"), column(rows, key),
                       color=colour, linestyle=style, label=TITLES[name])
             axis.set(title=title, xlabel="iteration")
@@ -346,8 +352,8 @@ def draw_scores(out, results):
         axis.bar(i, mean, yerr=[[mean - low], [high - mean]], color=COLOURS[name], capsize=3)
     axis.axhline(0, color=GREY, linestyle=":", linewidth=1)
     axis.set_xticks(range(len(names)), [TITLES[name].replace(" ", "\n", 1) for name in names])
-    axis.set(ylabel="reward model's score (95 % CI, 0: demonstrations)",
-             title="What the reward model thinks, held-out prompts")
+    axis.set(ylabel="score (95 % CI, 0: demonstrations)",
+             title="What the reward model thinks of the answers")
     save(fig, out / "figures.png")
 
 

@@ -21,6 +21,7 @@ from data import tasks, tokenizer
 from data.labeler import get_labelers
 
 FOLDER = Path(__file__).parent      # of the world's files; --data changes it, see data/own.py
+LONGEST = 100_000                   # characters of one text in a JSONL file
 OWN = False                         # whether the world is the user's texts (--data), not Toytown
 # The world's files. Their hash tells a checkpoint which world it belongs to.
 SETS = ("demonstrations", "prompts_rm", "prompts_rl",
@@ -66,7 +67,7 @@ def read_bytes(path, maker="python -m data.prepare"):
     except FileNotFoundError:
         advice = f"run `{maker}`"
         if OWN and Path(path).parent == FOLDER:
-            advice = "data/README.md says what it holds"
+            advice = "see data/README.md"
         raise UserError(f"{path} is missing: {advice}") from None
 
 
@@ -101,6 +102,9 @@ def numbered_rows(path, maker="python -m data.prepare", **types):
         if isinstance(row, dict) and "messages" in row:
             row = row | from_messages(row["messages"], f"{path}, line {number}")
         check_row(row, f"{path}, line {number}", types)
+        if OWN:                             # a user's task is not one of Toytown's
+            row.pop("task", None)
+            row.pop("use_case", None)
         rows.append((number, row))
     if not rows:
         raise UserError(f"{path}: empty")
@@ -126,10 +130,17 @@ def from_messages(messages, place):
 
 
 def check_row(row, place, types):
-    """Raise UserError if a row lacks a key of `types`, or if its task cannot be put into words."""
+    """Raise UserError if a row lacks a key of `types`, or if its task cannot be put into words.
+
+    Nor may a text be blank, because there is nothing to learn from it, or very long.
+    """
     for key, kind in types.items():
         if not isinstance(row, dict) or not isinstance(row.get(key), kind):
             raise UserError(f'{place}: "{key}" is missing or not a {kind.__name__}')
+        if kind is str and not row[key].strip():
+            raise UserError(f'{place}: "{key}" is blank')
+        if kind is str and len(row[key]) > LONGEST:
+            raise UserError(f'{place}: "{key}" is longer than {LONGEST:,} characters')
     if "task" in types:
         try:
             tasks.prompt(row["task"])
@@ -167,21 +178,22 @@ def check_ranking(ranking, place):
     """Raise UserError if ranks and responses of a ranking disagree."""
     responses = ranking["responses"]
     if not all(map(is_response, responses)):
-        raise UserError(f'{place}: a response is {{"text": ..., "ended": true or false}}')
+        raise UserError(f'{place}: "responses": each is {{"text": ..., "ended": true or false}}')
     others = ranking.get("second_opinions", [])
     if not isinstance(others, list):
         others = [others]                                   # refused below
     for ranks in [ranking["ranks"], *others]:
         if not ranks_all(ranks, len(responses)):
-            raise UserError(f"{place}: {ranks} does not rank {len(responses)} "
-                            "responses (1 is best, equal numbers tie)")
+            raise UserError(f'{place}: "ranks": {ranks} does not rank {len(responses)} '
+                            "responses (1 is best, equal numbers tie, no gaps)")
 
 
 def is_response(value):
     """Return whether a value from a JSON file is a response."""
     if not isinstance(value, dict):
         return False
-    return isinstance(value.get("text"), str) and isinstance(value.get("ended"), bool)
+    text = value.get("text")
+    return isinstance(text, str) and len(text) <= LONGEST and isinstance(value.get("ended"), bool)
 
 
 def ranks_all(ranks, n):
@@ -199,8 +211,12 @@ def check_room(block_size, sequences, what, more=0):
 
     sequences: lists of ids. more: the number of tokens that follow them.
     """
-    longest = max(map(len, sequences)) + more
+    ids = max(sequences, key=len)
+    longest = len(ids) + more
     if longest > block_size:
+        if OWN:                             # so that the user finds it
+            text = tokenizer.load_cached().decode(ids[1:12])
+            what += f' ("{" ".join(text.split())} ...")'
         raise UserError(f"--block_size {block_size} of the base model is too small: {what} takes "
                         f"{longest} tokens; make the model with "
                         f"`python model.py --block_size {longest}` or more")
@@ -352,8 +368,11 @@ def stage_extra(config, stage, made_from=()):
     made_from: the names of the parent checkpoints, e.g. ["sft_mix", "reward"].
     """
     parents = {name: load_checkpoint(checkpoint(config, name))["sha256"] for name in made_from}
-    return {"stage": stage, "settings": settings_of(config), "seed": config.seed,
-            "world": world_hash(), "parents": parents}
+    extra = {"stage": stage, "settings": settings_of(config), "seed": config.seed,
+             "world": world_hash(), "parents": parents}
+    if OWN:
+        extra["own"] = True
+    return extra
 
 
 def checkpoint(config, name):
@@ -428,6 +447,10 @@ def complaint(config, name, settings):
     for key, value in settings.items():
         before = extra["settings"].get(key)
         if before != value:
+            if key == "rankings":
+                if extra["stage"] == "sft":         # its parent, reward_1, is compared instead
+                    continue
+                return f"{path} was made with other rankings than those given now: {elsewhere}"
             return f"{path} was made with --{key} {before}, not {value}: {elsewhere}"
     for parent, sha256 in extra["parents"].items():
         parent_path = checkpoint(config, parent)

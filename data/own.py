@@ -16,16 +16,14 @@ from data import files, judge, labeler, tokenizer
 from data.files import UserError
 
 MODELS = ["gpt", "sft", "sft_best_of_16", "sft_mix", "ppo_ptx"]     # that the evaluation compares
-# The least that a folder must hold: (file, keys of a line, number of lines). Demonstrations are for
-# two batches of SFT and its validation, rankings for three batches and a tenth to measure on.
-LEAST = [
-    ("demonstrations.jsonl", {"prompt": str, "completion": str}, 72),
-    ("prompts_rl.jsonl", {"prompt": str}, 32),
-    ("prompts_valid.jsonl", {"prompt": str}, 16),
-    ("prompts_eval.jsonl", {"prompt": str}, 16),
-]
-LEAST_DOCUMENTS = 200       # the last 2 % validate
-LEAST_RANKINGS = 30
+# The least that a folder must hold, in documents and lines. Demonstrations are for two batches of
+# SFT and its validation. The last 2 % of the corpus validate.
+LEAST = {"corpus.txt": 200, "demonstrations.jsonl": 72, "prompts_rl.jsonl": 32,
+         "prompts_valid.jsonl": 16, "prompts_eval.jsonl": 16}
+LEAST_RANKED = 30           # prompts: three batches, and a tenth to measure on
+MOST_RESPONSES = 9          # to a prompt, as in data/label.py
+MAX_NEW_TOKENS = 32         # that of reward.py, which data/ does not import
+LEARNED_FROM = 10_000_000   # characters of the corpus, for the tokenizer
 
 
 # ---------------------------------------------------------------- a folder of texts
@@ -43,41 +41,111 @@ def use(folder):
     files.OWN = True
     tokenizer.PATH = files.FOLDER / "tokenizer.tiktoken"
     tokenizer.load_cached.cache_clear()
+    check_folder()
+    make_tokenizer()
+    for line in remarks():
+        print(f"{folder}: {line}")
+
+
+def check_folder():
+    """Raise UserError that lists everything that the folder lacks, with how much is needed."""
+    lacking = []
+    for name, least in LEAST.items():
+        path = files.FOLDER / name
+        unit = "documents, with a blank line between two" if name == "corpus.txt" else "lines"
+        n_found = size_of(path)
+        if n_found < least:
+            found = f"has {n_found}" if path.exists() else "is missing"
+            lacking.append(f"{name} {found} (at least {least} {unit})")
+    if lacking:
+        raise UserError(f"--data {files.FOLDER}: {'; '.join(lacking)}; see data/README.md")
+
+
+def size_of(path):
+    """Return the number of documents or rows in a file of the folder. A bad row: UserError."""
+    if not path.exists() or not files.read_bytes(path).strip():
+        return 0
+    if path.name == "corpus.txt":
+        return len(documents(read_corpus()))
+    if path.name == "demonstrations.jsonl":
+        return len(files.read_jsonl(path, prompt=str, completion=str))
+    return len(files.read_jsonl(path, prompt=str))
+
+
+def read_corpus():
+    """Return the text of corpus.txt. Raises UserError if it is not UTF-8."""
+    path = files.FOLDER / "corpus.txt"
+    text = files.read_bytes(path)
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = text[:error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8") from None
+
+
+def make_tokenizer():
+    """Train the tokenizer on the corpus, unless that has been done."""
     corpus = files.read_bytes(files.FOLDER / "corpus.txt")
-    check_folder(corpus)
     found = hashlib.sha256(corpus).hexdigest() + "\n"
     known = files.FOLDER / "corpus.sha256"
     trained_on = known.read_text(encoding="utf-8") if known.exists() else ""
     if trained_on != found or not tokenizer.PATH.exists():
-        print(f"{folder}: training a tokenizer on corpus.txt")
-        text = "\n".join(documents(corpus.decode("utf-8")))
-        files.write(tokenizer.PATH, tokenizer.dump(tokenizer.train(tokenizer.spaced(text))))
+        print(f"{files.FOLDER}: training a tokenizer on corpus.txt")
+        text = "\n".join(documents(read_corpus()))[:LEARNED_FROM]
+        ranks = tokenizer.train(tokenizer.spaced(text))
+        files.write(tokenizer.PATH, tokenizer.dump(ranks))
         files.write(known, found)
 
 
-def check_folder(corpus):
-    """Raise UserError that lists everything a folder lacks. corpus: the bytes of corpus.txt."""
-    try:
-        n_documents = len(documents(corpus.decode("utf-8")))
-    except UnicodeDecodeError as error:
-        line = corpus[:error.start].count(b"\n") + 1
-        raise UserError(f"{files.FOLDER / 'corpus.txt'}, line {line}: not UTF-8") from None
-    lacking = []
-    if n_documents < LEAST_DOCUMENTS:
-        lacking.append(f"corpus.txt has {n_documents} documents (at least {LEAST_DOCUMENTS}, with "
-                       "a blank line between two)")
-    for name, types, least in LEAST:
-        path = files.FOLDER / name
-        n_rows = len(files.read_jsonl(path, **types)) if path.exists() else 0
-        if n_rows < least:
-            lacking.append(f"{name} has {n_rows} lines (at least {least})")
-    if lacking:
-        raise UserError(f"--data {files.FOLDER}: too small: {'; '.join(lacking)}")
+def remarks():
+    """Return what the user should know about the folder before hours of training: lines."""
+    lines = []
+    encoding = tokenizer.load_cached()
+    demonstrations = files.read_jsonl(files.FOLDER / "demonstrations.jsonl")
+    n_long = 0
+    for row in demonstrations:
+        n_long += len(tokenizer.response_ids(encoding, row["completion"])) > MAX_NEW_TOKENS
+    if n_long:
+        lines.append(f"{n_long} of {len(demonstrations)} demonstrations are longer than "
+                     f"{MAX_NEW_TOKENS} tokens, where a model's response is cut off")
+    seen = set()
+    for name in ("demonstrations", "prompts_rm", "prompts_rl", "rankings"):
+        seen |= prompts_in(name)
+    n_seen = len(prompts_in("prompts_eval") & seen)
+    if n_seen:
+        lines.append(f"{n_seen} prompts of prompts_eval.jsonl occur in the other files, so the "
+                     "evaluation is not only on new prompts")
+    return lines
+
+
+def prompts_in(name):
+    """Return the set of prompts in a file of the folder, without regard to capitals and spaces."""
+    path = files.FOLDER / f"{name}.jsonl"
+    rows = files.read_jsonl(path, prompt=str) if path.exists() else []
+    return {" ".join(row["prompt"].lower().split()) for row in rows}
+
+
+def check_chat(path, vocab_size, n_vocab):
+    """Raise UserError if a checkpoint to talk to has learned other tokens than ours.
+
+    Two folders of texts have tokenizers of one size, so the size alone does not tell.
+    """
+    if vocab_size != n_vocab:
+        raise UserError(f"{path}: has a vocabulary of {vocab_size} tokens, but "
+                        f"{tokenizer.PATH} has {n_vocab}: it was made in another world")
+    extra = files.load_checkpoint(path)["extra"]
+    is_own = extra.get("own", False)
+    if is_own != files.OWN or (is_own and extra["world"] != files.world_hash()):
+        given = f"--data {files.FOLDER}" if files.OWN else "the files of data/"
+        raise UserError(f"{path}: was not made with {given}, so its tokens are others")
 
 
 def documents(text):
-    """Return the documents of a text: what stands between blank lines."""
-    parts = re.split(r"\n\s*\n", text)
+    """Return the documents of a text, which stand between blank lines.
+
+    A thousand blanks in a row end a document, too, because tiktoken fails on a million.
+    """
+    parts = re.split(r"\n\s*\n|\s{1000,}", text)
     return [part.strip() for part in parts if part.strip()]
 
 
@@ -93,12 +161,14 @@ def windows(ids, size):
 def beginnings(documents, encoding):
     """Return the first words of two documents, for the new model to continue. Toytown has others.
 
-    documents: lists of ids.
+    documents: lists of ids. A later part of a long document does not start with end-of-text.
     """
-    if not files.OWN:
-        return []
-    texts = [encoding.decode(document[1:6]).strip() for document in documents[:2]]
-    return [text.split("\n")[0] for text in texts]
+    texts = []
+    for document in documents:
+        if files.OWN and len(texts) < 2 and document[0] == encoding.eot_token:
+            words = encoding.decode(document[1:7]).split()
+            texts.append(" ".join(words[:3]))
+    return texts
 
 
 # ---------------------------------------------------------------- rankings by people
@@ -106,9 +176,10 @@ def beginnings(documents, encoding):
 
 def rankings_files(config):
     """Return the files with people's rankings: those of --rankings, or that of the folder."""
-    if config.rankings:
-        return [Path(name.strip()) for name in config.rankings.split(",") if name.strip()]
-    return [files.FOLDER / "rankings.jsonl"]
+    if not config.rankings:
+        return [files.FOLDER / "rankings.jsonl"]
+    names = map(str.strip, config.rankings.split(","))
+    return [Path(name) for name in names if name]
 
 
 def settings(config):
@@ -122,8 +193,10 @@ def settings(config):
     if config.rankings or files.OWN:
         for name in ("prompts_1", "k", "labelers_per_prompt"):
             del found[name]
-        texts = [files.read_bytes(path, "python -m data.label") for path in rankings_files(config)]
-        found["rankings"] = f"of hash {hashlib.sha256(b''.join(texts)).hexdigest()[:12]}"
+        digest = hashlib.sha256()
+        for path in rankings_files(config):
+            digest.update(files.read_bytes(path, "python -m data.label"))
+        found["rankings"] = f"of hash {digest.hexdigest()[:12]}"
     return found
 
 
@@ -141,10 +214,33 @@ def read_rankings(config):
         for number, row in files.numbered_rows(path, "python -m data.label", prompt=str):
             ranking = as_ranking(row, f"{path}, line {number}", path.stem)
             rankings[repr(ranking)] = ranking
-    if len(rankings) < LEAST_RANKINGS:
+    prompts = {ranking["prompt"] for ranking in rankings.values()}
+    if len(prompts) < LEAST_RANKED:
         names = ", ".join(map(str, rankings_files(config)))
-        raise UserError(f"{names}: {len(rankings)} rankings, at least {LEAST_RANKINGS} are needed")
+        raise UserError(f"{names or '--rankings'}: {len(rankings)} rankings of {len(prompts)} "
+                        f"prompts, at least {LEAST_RANKED} prompts are needed")
     return list(rankings.values())
+
+
+def as_ranking(row, place, name):
+    """Return a ranking, from either form of a line. name: of a labeler who is not named."""
+    if "chosen" in row or "rejected" in row:
+        files.check_row(row, place, {"chosen": str, "rejected": str})
+        row = row | {"responses": [row["chosen"], row["rejected"]], "ranks": [1, 2]}
+    files.check_row(row, place, {"responses": list, "ranks": list})
+    responses = []
+    for response in row["responses"]:
+        is_text = isinstance(response, str)
+        responses.append({"text": response, "ended": True} if is_text else response)
+    ranking = {"prompt": row["prompt"], "responses": responses, "ranks": row["ranks"],
+               "labeler": str(row.get("labeler", name)), "round": 1}
+    for key in ("task", "second_opinions"):
+        if key in row:
+            ranking[key] = row[key]
+    files.check_ranking(ranking, place)
+    if not 2 <= len(responses) <= MOST_RESPONSES:
+        raise UserError(f'{place}: "responses" has {len(responses)}, can be 2 to {MOST_RESPONSES}')
+    return ranking
 
 
 def check_reward(config, block_size, max_new_tokens):
@@ -164,30 +260,8 @@ def check_reward(config, block_size, max_new_tokens):
     files.check_room(block_size, sequences, "the longest ranked response with its prompt")
 
 
-def as_ranking(row, place, name):
-    """Return a ranking, from either form of a line. name: of a labeler who is not named."""
-    if "chosen" in row or "rejected" in row:
-        row = row | {"responses": [row.get("chosen"), row.get("rejected")], "ranks": [1, 2]}
-    for key in ("responses", "ranks"):
-        if not isinstance(row.get(key), list):
-            raise UserError(f'{place}: "{key}" is missing or not a list')
-    responses = []
-    for response in row["responses"]:
-        is_text = isinstance(response, str)
-        responses.append({"text": response, "ended": True} if is_text else response)
-    ranking = {"prompt": row["prompt"], "responses": responses, "ranks": row["ranks"],
-               "labeler": str(row.get("labeler", name)), "round": 1}
-    for key in ("task", "second_opinions"):
-        if key in row:
-            ranking[key] = row[key]
-    files.check_ranking(ranking, place)
-    if len(responses) < 2:
-        raise UserError(f"{place}: a ranking needs at least two responses")
-    return ranking
-
-
 def split(rankings, rng):
-    """Return (rankings to train on, a tenth of the prompts to measure on).
+    """Return (rankings to train on, those of a tenth of the prompts, to measure on).
 
     A prompt that was ranked twice is on one side only.
     """
@@ -195,8 +269,10 @@ def split(rankings, rng):
         return [], []
     prompts = list(dict.fromkeys(ranking["prompt"] for ranking in rankings))
     measured = set(rng.sample(prompts, max(1, len(prompts) // 10)))
-    train = [ranking for ranking in rankings if ranking["prompt"] not in measured]
-    return train, [ranking for ranking in rankings if ranking["prompt"] in measured]
+    sides = [], []
+    for ranking in rankings:
+        sides[ranking["prompt"] in measured].append(ranking)
+    return sides
 
 
 def report(rankings, measured, scores):
@@ -207,9 +283,12 @@ def report(rankings, measured, scores):
     margins = labeler.margins_of(measured, scores)
     share, n_pairs = agreement(rankings)
     people = {ranking["labeler"] for ranking in rankings}
-    print(f"    {len(rankings)} rankings by {len(people)} people; {len(margins)} pairs of "
-          f"{len(measured)} rankings are kept to measure on")
-    found = {"accuracy_people": labeler.accuracy(margins)}
+    who = "1 person" if len(people) == 1 else f"{len(people)} people"
+    print(f"    {len(rankings)} rankings by {who}; {len(margins)} pairs of {len(measured)} "
+          "rankings are kept to measure on")
+    found = {}
+    if margins:
+        found["accuracy_people"] = labeler.accuracy(margins)
     if n_pairs:
         found["labeler_agreement"] = share
         print(f"    two people agree on {share:.0%} of {n_pairs} pairs (the paper's: 72.6 %)")
@@ -222,19 +301,30 @@ def agreement(rankings):
     If one of them ties, the pair counts one half, as in labeler.agreement. The share is None if no
     two people have ranked the same responses to a prompt.
     """
-    votes = collections.defaultdict(dict)           # (prompt, two texts) -> {person: vote}
+    opinions = collections.defaultdict(dict)        # (prompt, two texts) -> {person: vote}
     for ranking in rankings:
-        texts = [response["text"] for response in ranking["responses"]]
-        for i, j in itertools.permutations(range(len(texts)), 2):
-            if texts[i] < texts[j]:
-                difference = ranking["ranks"][j] - ranking["ranks"][i]
-                vote = (difference > 0) - (difference < 0)
-                votes[ranking["prompt"], texts[i], texts[j]][ranking["labeler"]] = vote
+        for texts, vote in votes(ranking):
+            opinions[ranking["prompt"], *texts][ranking["labeler"]] = vote
     agree = []
-    for by_person in votes.values():
+    for by_person in opinions.values():
         for vote, other in itertools.combinations(by_person.values(), 2):
-            agree.append(0.5 if 0 in (vote, other) else float(vote == other))
+            tie = 0 in (vote, other)
+            agree.append(0.5 if tie else float(vote == other))
     return (sum(agree) / len(agree) if agree else None), len(agree)
+
+
+def votes(ranking):
+    """Return what a ranking says about each pair of its responses: a list of (two texts, vote).
+
+    The texts are in alphabetical order. The vote is 1 if the first is preferred, -1 if the second
+    is, and 0 for a tie.
+    """
+    found = []
+    ranked = zip(ranking["responses"], ranking["ranks"])
+    ordered = sorted((response["text"], rank) for response, rank in ranked)
+    for (text, rank), (other, other_rank) in itertools.combinations(ordered, 2):
+        found.append(((text, other), (rank < other_rank) - (rank > other_rank)))
+    return found
 
 
 def add_scores(entries, prompts, responses, score, reward_model):
@@ -243,9 +333,10 @@ def add_scores(entries, prompts, responses, score, reward_model):
     Nobody knows the truth of the user's texts, so the score has to do. score: `reward.score`.
     """
     encoding = tokenizer.load_cached()
+    texts = [row["prompt"] for row in prompts]
     for name, theirs in responses.items():
-        pairs = [(row["prompt"], response) for row, response in zip(prompts, theirs)]
-        entries[name]["score"] = judge.mean_interval(score(reward_model, encoding, pairs))
+        scores = score(reward_model, encoding, list(zip(texts, theirs)))
+        entries[name]["score"] = judge.mean_interval(scores)
 
 
 # ---------------------------------------------------------------- material for people to rank
@@ -258,13 +349,20 @@ def write_unranked(config, sample):
     """
     import torch                            # here, because data/label.py needs no torch
 
+    if not 3 <= config.k <= MOST_RESPONSES:
+        raise UserError(f"--k {config.k}: can be 3 to {MOST_RESPONSES} here")
     rng = random.Random(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     name = "rm" if (files.FOLDER / "prompts_rm.jsonl").exists() else "rl"
     prompts = files.read_prompts(name)[-config.unranked:]
     lines = []
     for row, responses in zip(*sample(config, prompts, rng, generator)):
-        lines.append(row | {"responses": responses})
+        # Nobody can read a broken character
+        readable = [response for response in responses if "\ufffd" not in response["text"]]
+        if len(readable) >= 3:
+            lines.append(row | {"responses": readable})
     path = Path(config.out) / "unranked.jsonl"
     files.write_jsonl(path, lines)
-    print(f"made {path} with {len(lines)} prompts. Next: python -m data.label --material {path}")
+    rankings = f" --rankings {files.FOLDER / 'rankings.jsonl'}" if files.OWN else ""
+    print(f"made {path} with {len(lines)} prompts. Next: python -m data.label --material {path}"
+          f"{rankings}")

@@ -47,6 +47,7 @@ def base_model(config):
         refuse(path)
         if not files.one_round(config):
             refuse(files.checkpoint(config, "ppo_ptx"))
+            refuse(files.checkpoint(config, "reward_1"))
         return
     if path.exists() or not SHIPPED.exists():
         return
@@ -60,10 +61,17 @@ def base_model(config):
 
 
 def refuse(path):
-    """Raise UserError if a run of one round made a checkpoint: the shipped model, or a policy."""
+    """Raise UserError if a run of one round made a checkpoint: the shipped model, a policy, or a
+    reward model from people's rankings."""
     if not path.exists():
         return
     extra = files.load_checkpoint(path)["extra"]
-    flag = "--quick" if "borrowed" in extra else "--quick or --rankings"
-    if "borrowed" in extra or "reward_1" in extra.get("parents", {}):
+    flag = ""
+    if "borrowed" in extra:
+        flag = "--quick"
+    elif "reward_1" in extra.get("parents", {}):
+        flag = "--quick or --rankings"
+    elif "rankings" in extra.get("settings", {}):
+        flag = "--rankings"
+    if flag:
         raise UserError(f"{path} is there because of {flag}: choose another folder with --out")

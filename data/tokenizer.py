@@ -19,6 +19,8 @@ from data import corpus
 
 PATH = Path(__file__).parent / "toytown.tiktoken"     # --data changes it, see data/own.py
 N_RANKS = 1022                                  # 1,024 with the two special tokens
+N_WORDS = 5_000                                 # the most frequent, to learn the merges from
+LONGEST_WORD = 100                              # bytes of a word to learn from
 # GPT-2's pattern without contractions and with single digits. A word keeps the space before it.
 PATTERN = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 END = "<|endoftext|>"
@@ -150,8 +152,10 @@ def train(text, n_ranks=N_RANKS):
     The most frequent pair of neighbouring tokens is merged first.
     """
     words = {}                                  # word as a tuple of tokens -> how often it occurs
-    for word, n in collections.Counter(regex.findall(PATTERN, text)).items():
-        words[tuple(bytes([byte]) for byte in word.encode())] = n
+    counts = collections.Counter(regex.findall(PATTERN, text))
+    for word, n in counts.most_common(N_WORDS):
+        beginning = word.encode()[:LONGEST_WORD]
+        words[tuple(bytes([byte]) for byte in beginning)] = n
     ranks = {bytes([byte]): byte for byte in range(256)}
     while len(ranks) < n_ranks:
         pairs = collections.Counter()
@@ -171,6 +175,8 @@ def merge(word, pair):
 
     E.g. (b"a", b"b", b"c"), (b"a", b"b") -> (b"ab", b"c").
     """
+    if pair[0] not in word:                     # most words, so this is worth a line
+        return word
     merged = []
     i = 0
     while i < len(word):

@@ -19,7 +19,7 @@ from data.flags import guarded
 ROOT = Path(__file__).parent.parent
 FILES = [f"tests/test_{name}.py" for name in
          ("losses", "model", "training", "reward", "world", "ppo_loop", "evaluation", "label",
-          "export")]
+          "export", "own")]
 
 
 @dataclass
@@ -334,6 +334,26 @@ BUGS = [
         'if response["ended"] and response["text"]:', 'if response["text"]:', "test_the_data_are_in_trls_standard_formats"),
     Bug("the folder samples from the top 50 tokens", "other answers, other KL", "data/export.py",
         '"top_k": 0,', '"top_k": 50,', "test_the_folder_samples_from_the_whole_distribution_without_pad"),
+    # people's texts and rankings
+    Bug("a prompt is on both sides", "an accuracy on prompts that were trained on", "data/own.py",
+        'sides[ranking["prompt"] in measured].append', "sides[rng.random() < 0.1].append",
+        "test_a_prompt_is_trained_on_or_measured_on_and_a_tenth_is_measured_on"),
+    Bug("a ranking counts as often as it is given", "one person outvotes the others", "data/own.py",
+        "rankings[repr(ranking)] = ranking", "rankings[len(rankings)] = ranking",
+        "test_the_rankings_of_several_files_are_pooled_and_a_ranking_counts_once_per_person"),
+    Bug("a tie is taken for disagreement", "people seem to agree less than they do", "data/own.py",
+        "agree.append(0.5 if tie else float(vote == other))", "agree.append(float(vote == other))",
+        "test_two_people_agree_on_as_many_pairs_as_by_hand"),
+    Bug("only the start of a long document is read", "a book teaches no more than its title page",
+        "data/own.py", "for start in range(0, len(ids) - 1, size)", "for start in [0]",
+        "test_a_long_document_is_cut_into_windows_that_hold_all_of_it"),
+    Bug("the user's tasks go to Toytown's judge", "a gold utility where nobody knows the truth",
+        "data/files.py", '            row.pop("task", None)\n', "",
+        "test_a_task_in_the_user_s_rows_is_not_a_task_of_toytown"),
+    Bug("the assistant asks and the user answers", "SFT learns to write prompts", "data/files.py",
+        '{"user": "prompt", "assistant": "completion"}',
+        '{"assistant": "prompt", "user": "completion"}',
+        "test_messages_are_read_where_prompts_and_completions_are"),
 ]
 
 

@@ -133,7 +133,7 @@ class Prefers:
         self.encoding, self.taste, self.config = (
             encoding,
             taste,
-            SimpleNamespace(pad_id=encoding.n_vocab - 1),
+            SimpleNamespace(pad_id=encoding.n_vocab - 1, block_size=128),
         )
         self.score, self.read = SimpleNamespace(weight=torch.zeros(1)), []
 

@@ -515,6 +515,79 @@ def test_a_folder_of_quick_with_another_seed_is_refused_and_another_folder_is_na
                            f"choose another folder, --out {finished.out}_2,")
 
 
+# ---------------------------------------------------------------- people's rankings
+
+
+def people(path, n):
+    """A file of rankings that people have written, and its flag."""
+    rows = []
+    for row in files.read_jsonl(files.FOLDER / "prompts_rm.jsonl")[:n]:
+        rows.append({"prompt": row["prompt"], "responses": ["Yes.", "No.", "I am sorry."],
+                     "ranks": [1, 2, 2], "labeler": "ann"})
+    files.write_jsonl(path, rows)
+    return ["--rankings", str(path)]
+
+
+@pytest.fixture
+def ranked(small, finished, tmp_path):
+    """The quick run up to SFT, and a reward model from people's rankings: (folder, their flag)."""
+    out = without_policy(finished, tmp_path / "out")
+    for name in ("reward_1.pt", "sft.pt", "reward_1.jsonl", "rankings.jsonl", "reward.png"):
+        (out / name).unlink()
+    flag = people(tmp_path / "ann.jsonl", 30)
+    settings = TINY["reward"] | {"out": str(out), "rankings": flag[1]}
+    reward.main(reward.Config(**settings))
+    return out, flag
+
+
+def test_a_reward_model_of_people_is_trained_on_nine_tenths_of_their_rankings(ranked):
+    out, _ = ranked
+    rankings = files.read_jsonl(out / "rankings.jsonl")
+    assert len(rankings) == 27 and {ranking["labeler"] for ranking in rankings} == {"ann"}
+    settings = load_checkpoint(out / "reward_1.pt")["extra"]["settings"]
+    assert settings["rankings"].startswith("of hash ") and "prompts_1" not in settings
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_quick_run_goes_on_with_the_reward_model_of_people_with_and_without_the_flag(
+        ranked, again, monkeypatch):
+    out, flag = ranked
+    before = sha256(out / "reward_1.pt")
+    monkeypatch.setattr(reward, "train", fail)
+    results = run_quick(out, *(flag if again else []))
+    assert sha256(out / "reward_1.pt") == before
+    parents = load_checkpoint(out / "ppo_ptx.pt")["extra"]["parents"]
+    assert parents["reward_1"] == before
+    assert list(results["models"]) == quick.MODELS
+    assert results["reward_model"]["accuracy_gold"] > 0        # Toytown, whose truth is known
+
+
+def test_the_same_rankings_under_another_name_go_on_and_other_rankings_are_refused(
+        ranked, tmp_path, monkeypatch):
+    out, _ = ranked
+    monkeypatch.setattr(reward, "train", fail)
+    monkeypatch.setattr(ppo, "train_policy", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_quick(out, *people(tmp_path / "copy.jsonl", 30))
+    said = refused(out, run_quick, out, *people(tmp_path / "more.jsonl", 31))
+    assert said == (f"{out}/reward_1.pt was made with other rankings than those given now: choose "
+                    f"another folder with --out, or delete {out}/reward_1.pt, {out}/sft.pt")
+
+
+def test_a_default_run_does_not_add_a_round_to_people_s_rankings(small, ranked):
+    out, _ = ranked
+    shutil.copy(small.shipped / "gpt.pt", out)                  # as if the user had made it
+    assert refused(out, run_default, out) == (
+        f"{out}/reward_1.pt is there because of --rankings: choose another folder with --out")
+
+
+def test_people_s_rankings_have_one_round_only(ranked):
+    out, flag = ranked
+    settings = reward.Config(out=str(out), rankings=flag[1], round=2)
+    assert refused(out, reward.train, settings) == (
+        "--round 2: people's rankings have one round only")
+
+
 # ---------------------------------------------------------------- runs without --quick
 
 
