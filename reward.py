@@ -337,7 +337,7 @@ def train(config):
     _, rng, _ = set_up(config)
     generator = torch.Generator().manual_seed(config.seed)              # of samples, on the CPU
     own.check_reward(config, files.context_of(config), MAX_NEW_TOKENS)
-    print(f"step 2, the reward model, round {config.round}: labelers rank responses")
+    print(f"step 2, the reward model, round {config.round}: it learns from rankings")
     valid = files.read_prompts("valid")
 
     # 1. Sample responses to this round's prompts, and let labelers rank them, or read rankings that

@@ -472,7 +472,10 @@ def report(path, name):
         say("A tie counts half.")
     if rankings:
         say("Next:")
-        print(f"python ppo.py --quick --rankings {shlex.quote(str(path))} --out out_mine")
+        flag = f"--rankings {shlex.quote(str(path))}"
+        if (path.parent / "corpus.txt").exists():           # a folder of the user's own texts
+            flag = f"--data {shlex.quote(str(path.parent))}"
+        print(f"python ppo.py --quick {flag} --out out_mine")
 
 
 def mean(shares):
