@@ -45,7 +45,7 @@ HOSTILE = [
 
 def run(*words, code=0, **options):
     """Run `python words...` in the project's folder. Returns what it printed."""
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=QUIET, text=True,
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=QUIET, encoding="utf-8",
                           capture_output=True, timeout=300, **options)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -349,7 +349,7 @@ def test_a_folder_with_other_files_is_refused_and_an_export_is_replaced(tmp_path
     export.export(CHECKPOINTS / "ppo_ptx.pt", tmp_path / "link")
     record = json.loads((folder / export.RECORD).read_text(encoding="utf-8"))
     assert record["sha256"] == load_checkpoint(CHECKPOINTS / "ppo_ptx.pt")["sha256"]
-    (folder / "thesis.txt").write_text("five years", encoding="utf-8")
+    (folder / "thesis.txt").write_bytes(b"five years")
     with pytest.raises(UserError, match="is not such an export"):
         export.export(CHECKPOINTS / "gpt.pt", folder)
     assert (folder / "thesis.txt").read_text(encoding="utf-8") == "five years"
@@ -406,7 +406,7 @@ def test_a_model_of_another_world_is_refused(tmp_path, safetensors):
 def test_a_config_that_is_not_ours_is_refused(exported, tmp_path, change, message):
     path = exported / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | change
-    path.write_text(json.dumps(config), encoding="utf-8")
+    path.write_text(json.dumps(config), encoding="utf-8", newline="\n")
     with pytest.raises(UserError) as raised:
         export.take_back(exported, tmp_path / "gpt.pt", seed=1)
     assert message in str(raised.value) and str(exported) in str(raised.value)
@@ -422,7 +422,7 @@ def test_a_config_that_is_not_ours_is_refused(exported, tmp_path, change, messag
     ("tokenizer.json", b'{"model": {"vocab": {"a": 0}}}', "not the tokenizer of this world"),
     ("tokenizer.json", b"[]", "not a tokenizer"),
     (export.RECORD, b"{}", '"config" is missing'),
-    (export.RECORD, b'{"config": {}, "extra": {}, "sha256": "", "dtype": "int8"}', '"dtype"'),
+    (export.RECORD, b'{"config": {}, "extra": {}, "sha256": "0", "dtype": "int8"}', '"dtype"'),
 ])
 def test_a_damaged_folder_is_refused(exported, tmp_path, name, content, message):
     path = exported / name
