@@ -29,6 +29,7 @@ import copy
 import dataclasses
 import functools
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -414,7 +415,18 @@ def row_of_ppo(lab, seed, name):
     for row in files.read_jsonl(Path(config.out) / f"{file}.jsonl", step=int):
         curve.append({key: row[key] for key in ("kl", "score", "gold")})
     entry = experiments.describe(lab, config, Path(config.out) / f"{file}.pt")
-    return entry | {"curve": curve, "labels": labels_of(config)}
+    seconds = seconds_of_ppo(lab, config, file)
+    return entry | {"curve": curve, "seconds": seconds, "labels": labels_of(config)}
+
+
+def seconds_of_ppo(lab, config, file, n=3):
+    """Return the seconds of a policy of the base run: those of n iterations, times all by n."""
+    beside = lab.beside(config, "timing")
+    shutil.copy(Path(config.out) / "reward.pt", beside.out)
+    start = time.time()
+    gamma_ptx = config.gamma_ptx if file == "ppo_ptx" else 0.0
+    ppo.train_policy(beside, "timing", "reward", n, gamma_ptx)
+    return (time.time() - start) * config.iterations / n
 
 
 def row_of_best_of_n(lab, seed):
