@@ -157,7 +157,7 @@ class Method:
 
 
 METHODS = [
-    Method("REINFORCE", ORANGE, k=1, advantages="running"),
+    Method("REINFORCE", ORANGE, lr=3.3e-4, k=1, advantages="running"),
     Method("RLOO", GREEN, advantages="rloo"),
     Method("RLOO, KL in the loss", GREEN, advantages="rloo", kl_in_loss=True),
     Method("GRPO", SKY, advantages="grpo"),
@@ -438,22 +438,29 @@ def row_of_best_of_n(lab, seed):
 
 
 def row_of_method(lab, seed, method):
-    """Train with a method, unless that is done. Return its row."""
+    """Return the row of a method: its policy on new prompts, its curve, its seconds."""
+    config = lab.base(seed)
+    path = trained(lab, seed, method)
+    recorded = files.read_jsonl(path.with_suffix(".jsonl"))[0]
+    return (experiments.describe(lab, config, path) | recorded
+            | {"labels": labels_of(config, method.only_round_1)})
+
+
+def trained(lab, seed, method):
+    """Train with a method, unless that is done. Return the path of the averaged policy."""
     config = lab.base(seed)
     name = "methods_" + method.name.lower().replace(",", "").replace(" ", "_")
     path = Path(config.out) / f"{name}.pt"
-    log = Path(config.out) / f"{name}.jsonl"
     if not path.exists():
         flags.set_up(config)
         start = Start(lab, seed)
         began = time.time()
         train(start, method)
         seconds = time.time() - began
-        files.write_jsonl(log, [{"seconds": seconds, "curve": start.curve}])
-        save_checkpoint(path, start.average, **files.stage_extra(config, name, ["sft_mix"]))
-    recorded = files.read_jsonl(log)[0]
-    return (experiments.describe(lab, config, path) | recorded
-            | {"labels": labels_of(config, method.only_round_1)})
+        files.write_jsonl(path.with_suffix(".jsonl"), [{"seconds": seconds, "curve": start.curve}])
+        extra = files.stage_extra(config, name, ["sft_mix"])
+        save_checkpoint(path, start.average, **extra)
+    return path
 
 
 def train(start, method):
