@@ -28,6 +28,7 @@ import argparse
 import copy
 import dataclasses
 import functools
+import itertools
 import random
 import shutil
 import time
@@ -168,7 +169,8 @@ METHODS = [
     Method("distillation", "#F0C75E", lr=3e-4, rounds=1),
     Method("distillation, 3 rounds", "#F0C75E", lr=3e-4, rounds=3),
 ]
-SEARCHED = ("REINFORCE", "RLOO", "GRPO", "DPO", "distillation")    # the others share the rate of one
+# Whose learning rate was searched. The others take the rate of the first half of their name.
+SEARCHED = ("REINFORCE", "RLOO", "GRPO", "DPO", "distillation")
 N_BEST = 16             # responses per prompt of distillation and of best of n
 
 
@@ -289,7 +291,8 @@ def preference_pairs(rankings, rng):
     pairs = []
     for ranking in rankings:
         ranks = rng.choice([ranking["ranks"], *ranking.get("second_opinions", [])])
-        untied = [(i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]]
+        places = itertools.permutations(range(len(ranks)), 2)
+        untied = [(i, j) for i, j in places if ranks[i] < ranks[j]]
         if untied:
             i, j = rng.choice(untied)
             responses = ranking["responses"]
@@ -508,6 +511,9 @@ STYLES = {              # colour, line style and marker of each curve
 for method in METHODS:
     alike = [other for other in METHODS if other.colour == method.colour]
     STYLES[method.name] = (method.colour, ["-", "--", ":"][alike.index(method)], "s")
+# The variants are left out of the curves, which would hide each other
+CURVES = ("PPO", "PPO-ptx", "REINFORCE", "RLOO", "GRPO", "DPO", "distillation, 3 rounds",
+          "best of n")
 
 
 def smooth_curve(curve, parts=8):
@@ -536,15 +542,15 @@ def names_in(rows):
 def picture_methods(rows, axes):
     """Draw gold by sqrt(KL) in the course of training, gold on new prompts, and the seconds."""
     names = names_in(rows)
-    for name in names:
-        colour, line, _ = STYLES[name]
+    for name in CURVES:
+        colour, line, marker = STYLES[name]
         for i, curve in enumerate(by_seed(rows, name, "curve")):
             distance, gold = smooth_curve(curve)
-            axes[0].plot(distance, gold, color=colour, linestyle=line, linewidth=1,
-                         label=name if i == 0 else None)
-    axes[0].set(xlabel="sqrt(KL to the reference)", ylabel="gold utility, training prompts",
-                title="The course of training")
-    axes[0].legend(frameon=False, fontsize=6)
+            axes[0].plot(distance, gold, color=colour, linestyle=line, marker=marker, linewidth=1,
+                         markersize=3, alpha=0.8, label=name if i == 0 else None)
+    axes[0].set(xlabel="sqrt(KL to the reference)", ylabel="gold utility (best of n: new prompts)",
+                title="The course of training; best of n by n")
+    axes[0].legend(frameon=False, fontsize=7)
     trained = [name for name in names if name != "best of n"]
     for axis, key, title in ((axes[1], "utility", "gold utility, new prompts"),
                              (axes[2], "seconds", "seconds of training, one thread")):
@@ -566,7 +572,7 @@ def by_seed_if(rows, name, key):
 
 
 def sentence_methods(rows, names):
-    """Return what was found: gold utility and KL of every method, from the highest to the lowest."""
+    """Return gold utility and KL of every method, from the highest gold utility to the lowest."""
     gold = {name: mean_by_seed(rows, name, "utility") for name in names}
     kl = {name: mean_by_seed(rows, name, "kl") for name in names}
     start = mean_by_seed(rows, "start", "utility")
