@@ -583,6 +583,36 @@ def sentence_methods(rows, names):
             f"rankings and prompts, gold utility on new prompts (KL in nats): {', '.join(found)}.")
 
 
+# (title, key of a row, format) of the table in notebooks/README.md
+COLUMNS = [("gold utility", "utility", "{:.3f}"),
+           ("KL", "kl", "{:.2f}"),
+           ("preferred to SFT", "win_rate_vs_sft", "{:.3f}"),
+           ("hallucinates, closed domain", "hallucinates_closed_domain", "{:.3f}"),
+           ("toxic", "toxic", "{:.3f}"),
+           ("corpus loss", "corpus_loss", "{:.3f}"),
+           ("seconds", "seconds", "{:.0f}")]
+
+
+def table(rows):
+    """Return the means over seeds as a table in Markdown, a line per method."""
+    titles = ["method", *(title for title, _, _ in COLUMNS), "gold at KL 0.5", "its best gold"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for name in names_in(rows):
+        cells = [name]
+        for _, key, form in COLUMNS:
+            values = by_seed_if(rows, name, key)
+            if values and isinstance(values[0], list):          # [mean, low, high]
+                values = [value[0] for value in values]
+            cells.append(form.format(sum(values) / len(values)) if values else "")
+        curves = by_seed(rows, name, "curve")
+        at = [gold_at(curve) for curve in curves]
+        best = [float(smooth_curve(curve)[1].max()) for curve in curves]
+        cells.append("" if None in at else f"{sum(at) / len(at):.3f}")
+        cells.append(f"{sum(best) / len(best):.3f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 experiments.EXPERIMENTS["methods"] = (methods, picture_methods, "2 h")
 
 
@@ -596,7 +626,9 @@ def main():
     if given.search:
         search(given.search)
     else:
-        print(f"\nmethods: {experiments.run('methods', given.quick)}")
+        print(f"\nmethods: {experiments.run('methods', given.quick)}\n")
+        folder = experiments.RUNS / "quick_results" if given.quick else experiments.RESULTS
+        print(table(files.read_json(folder / "methods.json")["rows"]))
 
 
 if __name__ == "__main__":
