@@ -116,13 +116,15 @@ def grpo_loss(logprobs, old_logprobs, advantages, mask, clip, normalise=True):
     return -gain.sum() / len(gain)
 
 
-def kl_loss(logprobs, ref_logprobs, mask):
-    """The KL as a loss: the estimate k3 (Schulman 2020), summed over a response: (B, R) -> scalar.
+def kl_loss(logprobs, ref_logprobs, mask, per_token=False):
+    """The KL as a loss: the estimate k3 (Schulman 2020), (B, R) three times -> scalar.
 
-    Its gradient only pulls on the sampled tokens. As a reward, the KL of a token also reaches the
-    tokens before it."""
+    It is summed over a response, as in the objective. per_token: the mean over its tokens, as in
+    GRPO's equation 3, where it is weighted like the rest of the loss. Its gradient only pulls on
+    the sampled tokens. As a reward, the KL of a token also reaches the tokens before it."""
     _, k3 = ppo.kl_estimates(logprobs, ref_logprobs)                    # (B, R)
-    return (k3 * mask).sum(1).mean()
+    kl = (k3 * mask).sum(1)                                             # (B,)
+    return (kl / mask.sum(1) if per_token else kl).mean()
 
 
 def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
@@ -276,7 +278,9 @@ def online_step(start, method, optimizer, batch):
         else:
             loss = reinforce_loss(logprobs, part["advantages"], part["mask"])
         if method.kl_in_loss:
-            loss = loss + method.beta * kl_loss(logprobs, part["ref_logprobs"], part["mask"])
+            per_token = method.advantages == "grpo" and method.normalise
+            kl = kl_loss(logprobs, part["ref_logprobs"], part["mask"], per_token)       # scalar
+            loss = loss + method.beta * kl
         (share * loss).backward()
     torch.nn.utils.clip_grad_norm_(start.policy.parameters(), 1.0)
     optimizer.step()

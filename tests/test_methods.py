@@ -125,6 +125,7 @@ def losses():
         "grpo, not normalised": (
             lambda x: methods.grpo_loss(x, old, advantages, mask, 0.2, False), draw(3, 4)),
         "kl": (lambda x: methods.kl_loss(x, ref, mask), draw(3, 4)),
+        "kl, per token": (lambda x: methods.kl_loss(x, ref, mask, True), draw(3, 4)),
         "dpo": (lambda x: methods.dpo_loss(x[0], x[1], *ref_sums, 0.3), draw(2, 5)),
     }
 
@@ -176,11 +177,7 @@ def test_grpos_loss_with_its_kl_is_trls(normalise):
         args=SimpleNamespace(use_bias_correction_kl=False, delta=None),
         _get_per_token_logps_and_entropies=lambda *_, **__: (logprobs, torch.zeros(3, 4), None))
     theirs = trl.GRPOTrainer._compute_loss(trainer, None, inputs)
-    if normalise:           # its KL is a mean over tokens, too
-        _, k3 = methods.ppo.kl_estimates(logprobs, ref)
-        kl = ((k3 * mask).sum(1) / mask.sum(1)).mean()
-    else:
-        kl = methods.kl_loss(logprobs, ref, mask)
+    kl = methods.kl_loss(logprobs, ref, mask, per_token=normalise)
     ours = methods.grpo_loss(logprobs, old, advantages, mask, 0.2, normalise) + 0.3 * kl
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     assert_same_gradient(ours, theirs, logprobs)
