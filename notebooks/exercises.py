@@ -10,6 +10,7 @@ outcomes:
 A check prints one line, returns True or False, and never raises. Solutions are in solutions.md.
 """
 import copy
+import functools
 import math
 import random
 
@@ -21,6 +22,7 @@ import ppo
 import reward
 import sft
 from data import judge, labeler, training
+from notebooks import methods
 
 # Exercise -> pairs (hint, a wrong function or value). A test gives each wrong answer to its check
 # and expects its hint.
@@ -93,30 +95,59 @@ def said(right, text):
     return right
 
 
-def compare(student, right, mistakes, cases):
+def outcome(function, case, trained):
+    """Return [answer, gradients] of a function on a copy of one case.
+
+    trained: places of the arguments of which gradients are taken. An argument is 0 on padding.
+    The gradient does not matter there and is set to 0. Without a gradient it is 0 everywhere."""
+    arguments = list(copy.deepcopy(case))
+    leaves = []
+    for place in trained:
+        leaf = arguments[place].requires_grad_()
+        leaves.append(leaf)
+        arguments[place] = leaf * 1                         # may be changed in place
+    answer = function(*arguments)
+    gradients = [None] * len(leaves)
+    if leaves and isinstance(answer, torch.Tensor) and answer.requires_grad:
+        gradients = torch.autograd.grad(answer.sum(), leaves, allow_unused=True)
+    shown = []
+    for leaf, gradient in zip(leaves, gradients):
+        gradient = torch.zeros_like(leaf) if gradient is None else gradient
+        shown.append(gradient.where(leaf != 0, 0.0))
+    return [answer, shown]
+
+
+def compare(student, right, mistakes, cases, also=(), trained=()):
     """Compare a student's function with the right one on all cases.
 
-    cases: tuples of arguments. mistakes: pairs (hint, wrong function)."""
-    answers = []
+    cases: tuples of arguments. mistakes: pairs (hint, wrong function). also: pairs (remark, other
+    right function). trained: places of the arguments whose gradients must agree, too."""
+    outcomes = []
     for case in cases:
         try:
-            answer = student(*copy.deepcopy(case))
+            found = outcome(student, case, trained)
         except Exception as error:                          # a student's code may fail in any way
             message, _, _ = str(error).partition("\n")
             return said(False, f"Your function raises {type(error).__name__}: {message}")
-        if answer is None:
+        if found[0] is None:
             return said(False, "Your function returns nothing. Replace the ... with your answer "
                                "and end with `return`.")
-        answers.append(answer)
+        outcomes.append(found)
 
-    expected = [right(*case) for case in cases]
-    if all_same(answers, expected):
+    expected = [outcome(right, case, trained) for case in cases]
+    if all_same(outcomes, expected):
         return said(True, f"Your function gives the same as ours on {len(cases)} inputs.")
+    for remark, other in also:
+        if all_same(outcomes, [outcome(other, case, trained) for case in cases]):
+            return said(True, remark)
     for hint, mistake in mistakes:
-        wrong = [mistake(*copy.deepcopy(case)) for case in cases]
-        if all_same(answers, wrong):
+        if all_same(outcomes, [outcome(mistake, case, trained) for case in cases]):
             return said(False, hint)
-    return said(False, difference(answers, expected))
+    answers = [answer for answer, _ in outcomes]
+    wanted = [answer for answer, _ in expected]
+    if all_same(answers, wanted):
+        return said(False, "The value is right. Its gradient is not.")
+    return said(False, difference(answers, wanted))
 
 
 def difference(answers, expected):
@@ -970,3 +1001,390 @@ def check_diagnosis(diagnosis, truth):
     n_right = len(truth) - len(wrong)
     return said(False, f"{n_right} of {len(truth)} are found. Curve {letter} is a different bug. "
                        f"With {name!r} you would see this: {SYMPTOMS[name]}")
+
+
+# ---------------------------------------------------------------- 6. beside PPO
+
+
+def strided(rewards, k):
+    """Return rewards (B,) as if the responses to a prompt were B / k places apart: (B / k, k)."""
+    return rewards.view(k, -1).T
+
+
+def unstrided(groups):
+    """Return groups (B / k, k) of `strided` in the order of the batch: (B,)."""
+    return groups.T.flatten()
+
+
+def with_strided_groups(advantages):
+    """Return a function of (rewards, k) that takes the groups from the wrong places."""
+    def wrong(rewards, k):
+        groups = strided(rewards, k)                                        # (B / k, k)
+        return unstrided(advantages(groups.flatten(), k).view(groups.shape))
+    return wrong
+
+
+def leave_one_out(rewards, dim):
+    """Rewards minus the mean of the others along one dimension."""
+    n = rewards.shape[dim]
+    others = (rewards.sum(dim, keepdim=True) - rewards) / (n - 1)
+    return rewards - others
+
+
+def minus_sum(rewards, k, own, divisor):
+    """Rewards minus the sum of their group over a divisor. own: leave the own reward out."""
+    groups = rewards.view(-1, k)                                            # (B / k, k)
+    total = groups.sum(1, keepdim=True).expand_as(groups)                   # (B / k, k)
+    if own:
+        total = total - groups
+    return (groups - total / divisor).flatten()
+
+
+MISTAKES["rloo_advantages"] = [
+    ("Each reward is a part of its own baseline here. Leave it out. Take the mean of the other "
+     "k - 1.",
+     lambda rewards, k: minus_sum(rewards, k, False, k)),
+    ("The sum of the others is divided by k. There are only k - 1 others.",
+     lambda rewards, k: minus_sum(rewards, k, True, k)),
+    ("The sum still contains the reward itself. Subtract it before you divide by k - 1.",
+     lambda rewards, k: minus_sum(rewards, k, False, k - 1)),
+    ("This is a sum of the others. Divide it by k - 1.",
+     lambda rewards, k: minus_sum(rewards, k, True, 1)),
+    ("The sign is wrong. A reward above the others' mean has a positive advantage.",
+     lambda rewards, k: -methods.rloo_advantages(rewards, k)),
+    ("The k responses to a prompt are next to each other. Row i of `rewards.view(-1, k)` is "
+     "prompt i. Here responses to different prompts are compared.",
+     with_strided_groups(methods.rloo_advantages)),
+    ("The k responses to a prompt are next to each other. Row i of `rewards.view(-1, k)` is "
+     "prompt i. Here responses to different prompts are compared.",
+     with_strided_groups(lambda rewards, k: minus_sum(rewards, k, False, k))),
+    ("This compares responses to different prompts. With `rewards.view(-1, k)`, sum over "
+     "dimension 1.",
+     lambda rewards, k: leave_one_out(rewards.view(-1, k), 0).flatten()),
+    ("This compares responses to different prompts. With `rewards.view(-1, k)`, sum over "
+     "dimension 1.",
+     lambda rewards, k: (rewards.view(-1, k) - rewards.view(-1, k).mean(0)).flatten()),
+    ("`view(k, -1)` has k rows. Each prompt should have a row of k columns: `view(-1, k)`.",
+     lambda rewards, k: leave_one_out(rewards.view(k, -1), 1).flatten()),
+    ("The baseline is the mean of all other responses in the batch. Take those to the same "
+     "prompt.",
+     lambda rewards, k: leave_one_out(rewards, 0)),
+    ("The sum is that of the batch. Take the other responses to the same prompt.",
+     lambda rewards, k: rewards - (rewards.sum() - rewards) / (k - 1)),
+    ("The baseline is the mean of the batch. Take the other responses to the same prompt.",
+     lambda rewards, k: rewards - rewards.mean()),
+    ("This is the baseline. The advantage is the reward minus it.",
+     lambda rewards, k: rewards - methods.rloo_advantages(rewards, k)),
+    ("There is no baseline yet. Subtract the mean of the other k - 1 rewards of the prompt.",
+     lambda rewards, k: rewards),
+    ("This also divides by the standard deviation, which is GRPO's step. Only subtract here.",
+     lambda rewards, k: (methods.rloo_advantages(rewards, k).view(-1, k)
+                         / (rewards.view(-1, k).std(1, keepdim=True) + 1e-4)).flatten()),
+    ("This also divides by the standard deviation, which is GRPO's step. Only subtract here.",
+     methods.grpo_advantages),
+]
+
+
+def group_rewards(seed, n, k, equal=False):
+    """Return (rewards (n * k,), k) as whole numbers. Prompts differ in difficulty.
+
+    equal: all responses to the first prompt have the reward 0. The rewards are large, so that a
+    small number added to their standard deviation changes nothing that the check can see."""
+    generator = torch.Generator().manual_seed(seed)
+    level = torch.randint(-40, 60, (n, 1), generator=generator)             # (n, 1)
+    rewards = level + torch.randint(-50, 50, (n, k), generator=generator)   # (n, k)
+    rewards[:, 0] += 100                                    # so that no group is nearly equal
+    if equal:
+        rewards[0] = 0
+    return rewards.flatten().float(), k
+
+
+def check_rloo_advantages(my_rloo_advantages):
+    """my_rloo_advantages(rewards (B,), k) -> advantages (B,), as methods.rloo_advantages.
+
+    The k responses to a prompt are next to each other."""
+    cases = [group_rewards(0, 3, 4), group_rewards(1, 5, 2), group_rewards(2, 4, 3),
+             group_rewards(3, 2, 5)]
+    return compare(
+        my_rloo_advantages, methods.rloo_advantages, MISTAKES["rloo_advantages"], cases)
+
+
+def population_std(groups, dim):
+    """The standard deviation that divides by the number of values."""
+    return groups.std(dim, correction=0, keepdim=True)
+
+
+def sample_std(groups, dim):
+    """The standard deviation that divides by the number of values minus 1, as in torch."""
+    return groups.std(dim, keepdim=True)
+
+
+def divided(rewards, k, std, centred=True, epsilon=1e-4):
+    """GRPO's advantages with any standard deviation, and what is easy to forget as arguments."""
+    groups = rewards.view(-1, k)                                            # (B / k, k)
+    top = groups - groups.mean(1, keepdim=True) if centred else groups      # (B / k, k)
+    return (top / (std(groups, 1) + epsilon)).flatten()
+
+
+def grpo_with(std):
+    """GRPO's typical mistakes with one of the two standard deviations."""
+    def right(rewards, k):
+        return divided(rewards, k, std)
+
+    def own_left_out(rewards, k):
+        groups = rewards.view(-1, k)                                        # (B / k, k)
+        return (leave_one_out(groups, 1) / (std(groups, 1) + 1e-4)).flatten()
+
+    def by_batch(rewards, k):
+        groups = rewards.view(-1, k)                                        # (B / k, k)
+        centred = groups - groups.mean(1, keepdim=True)                     # (B / k, k)
+        return (centred / std(rewards, 0)).flatten()
+
+    def by_variance(rewards, k):
+        groups = rewards.view(-1, k)                                        # (B / k, k)
+        centred = groups - groups.mean(1, keepdim=True)                     # (B / k, k)
+        return (centred / (std(groups, 1) ** 2 + 1e-4)).flatten()
+
+    def by_norm(rewards, k):
+        groups = rewards.view(-1, k)                                        # (B / k, k)
+        centred = groups - groups.mean(1, keepdim=True)                     # (B / k, k)
+        return (centred / (centred.norm(dim=1, keepdim=True) + 1e-4)).flatten()
+
+    def across_prompts(rewards, k):
+        groups = rewards.view(-1, k)                                        # (B / k, k)
+        centred = groups - groups.mean(0, keepdim=True)                     # (B / k, k)
+        return (centred / (std(groups, 0) + 1e-4)).flatten()
+
+    def in_k_rows(rewards, k):
+        return divided(rewards, len(rewards) // k, std)
+
+    return [
+        ("If all responses to a prompt have the same reward, this divides 0 by 0. Add a small "
+         "number, such as 1e-4, to the standard deviation.",
+         lambda rewards, k: divided(rewards, k, std, epsilon=0.0)),
+        ("The standard deviation is that of the batch. Take that of the k responses to a prompt.",
+         by_batch),
+        ("Mean and standard deviation are those of the batch. This is whitening, as in PPO. Take "
+         "those of the k responses to a prompt.",
+         lambda rewards, k: (rewards - rewards.mean()) / std(rewards, 0)),
+        ("Subtract the mean of the group before you divide.",
+         lambda rewards, k: divided(rewards, k, std, centred=False)),
+        ("Subtract the mean of the group before you divide. Add a small number, such as 1e-4, to "
+         "the standard deviation.",
+         lambda rewards, k: divided(rewards, k, std, centred=False, epsilon=0.0)),
+        ("The reward itself is left out of the mean, as in RLOO. GRPO takes the mean of all k.",
+         own_left_out),
+        ("This divides by the variance. Take its square root.",
+         by_variance),
+        ("This divides by the root of the sum of squares. Take the root of their mean.",
+         by_norm),
+        ("The sign is wrong. A reward above the mean has a positive advantage.",
+         lambda rewards, k: -right(rewards, k)),
+        ("The k responses to a prompt are next to each other. Row i of `rewards.view(-1, k)` is "
+         "prompt i. Here responses to different prompts are compared.",
+         with_strided_groups(right)),
+        ("This compares responses to different prompts. With `rewards.view(-1, k)`, take mean and "
+         "standard deviation over dimension 1.",
+         across_prompts),
+        ("`view(k, -1)` has k rows. Each prompt should have a row of k columns: `view(-1, k)`.",
+         in_k_rows),
+    ]
+
+
+MISTAKES["grpo_advantages"] = [
+    *grpo_with(sample_std),
+    *grpo_with(population_std),
+    ("These are differences from the mean. Divide them by the standard deviation of the group.",
+     lambda rewards, k: methods.grpo_advantages(rewards, k, normalise=False)),
+    ("This is RLOO's. GRPO takes the mean of all k and divides by their standard deviation.",
+     methods.rloo_advantages),
+    ("There is neither a mean nor a standard deviation yet.",
+     lambda rewards, k: rewards),
+]
+
+
+def check_grpo_advantages(my_grpo_advantages):
+    """my_grpo_advantages(rewards (B,), k) -> advantages (B,), as methods.grpo_advantages.
+
+    The standard deviation may divide by k - 1, as ours does, or by k."""
+    cases = [group_rewards(0, 3, 4), group_rewards(1, 5, 2), group_rewards(2, 4, 3),
+             group_rewards(3, 4, 5, equal=True)]
+    also = [("Your standard deviation divides by k and ours by k - 1. Both are in use.",
+             lambda rewards, k: divided(rewards, k, population_std))]
+    return compare(my_grpo_advantages, methods.grpo_advantages, MISTAKES["grpo_advantages"],
+                   cases, also)
+
+
+def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
+    """methods.dpo_loss of log-probabilities of tokens, (N, R) and 0 on padding."""
+    return methods.dpo_loss(
+        chosen.sum(1), rejected.sum(1), ref_chosen.sum(1), ref_rejected.sum(1), beta)
+
+
+def token_means(logprobs):
+    """The mean of each response: (N, R), 0 on padding -> (N,)."""
+    return logprobs.sum(1) / (logprobs != 0).sum(1)
+
+
+def ratios(chosen, rejected, ref_chosen, ref_rejected):
+    """log(pi/pi_ref) of chosen minus that of rejected: four times (N, R) -> (N,)."""
+    return ((chosen - ref_chosen) - (rejected - ref_rejected)).sum(1)
+
+
+def mean_loss(margins):
+    """Minus the mean log-sigmoid."""
+    return -F.logsigmoid(margins).mean()
+
+
+def unstable_loss(margins):
+    """The same, but infinite where the sigmoid is rounded to 0."""
+    return -torch.log(torch.sigmoid(margins)).mean()
+
+
+def quotients(chosen, rejected, ref_chosen, ref_rejected, beta):
+    """Margins of quotients of log-probabilities."""
+    return beta * (chosen.sum(1) / ref_chosen.sum(1) - rejected.sum(1) / ref_rejected.sum(1))
+
+
+def separate_sigmoids(chosen, rejected, ref_chosen, ref_rejected, beta):
+    """A log-sigmoid of each of the two implied rewards."""
+    better = beta * (chosen - ref_chosen).sum(1)                            # (N,)
+    worse = beta * (rejected - ref_rejected).sum(1)                         # (N,)
+    return mean_loss(better) - mean_loss(worse)
+
+
+WRONG_MARGINS = [       # hint, function of the arguments of my_dpo_loss -> (N,)
+    ("The reference is missing. Subtract its log-probabilities from the policy's.",
+     lambda chosen, rejected, ref_chosen, ref_rejected, beta: (
+         beta * (chosen - rejected).sum(1))),
+    ("Chosen and rejected are the wrong way round. The margin is that of the chosen response "
+     "minus that of the rejected one.",
+     lambda *case: -case[4] * ratios(*case[:4])),
+    ("beta is missing. It multiplies log(pi/pi_ref), inside the sigmoid.",
+     lambda *case: ratios(*case[:4])),
+    ("This divides by beta. The implied reward is beta times log(pi/pi_ref).",
+     lambda *case: ratios(*case[:4]) / case[4]),
+    ("The reference has the wrong sign. log(pi/pi_ref) is log pi minus log pi_ref.",
+     lambda chosen, rejected, ref_chosen, ref_rejected, beta: (
+         beta * ratios(chosen, rejected, -ref_chosen, -ref_rejected))),
+    ("The reference has the wrong sign. log(pi/pi_ref) is log pi minus log pi_ref.",
+     lambda chosen, rejected, ref_chosen, ref_rejected, beta: (
+         beta * ratios(chosen, rejected, ref_chosen, -ref_rejected))),
+    ("The two ratios are added. The margin is that of the chosen response minus that of the "
+     "rejected one.",
+     lambda chosen, rejected, ref_chosen, ref_rejected, beta: (
+         beta * ratios(chosen, -rejected, ref_chosen, -ref_rejected))),
+    ("beta multiplies the policy's log-probabilities only. It multiplies the reference's, too.",
+     lambda chosen, rejected, ref_chosen, ref_rejected, beta: (
+         ratios(beta * chosen, beta * rejected, ref_chosen, ref_rejected))),
+    ("beta multiplies one of the two ratios only. It multiplies both.",
+     lambda chosen, rejected, ref_chosen, ref_rejected, beta: (
+         ratios(beta * chosen, rejected, beta * ref_chosen, ref_rejected))),
+    ("log(pi/pi_ref) is the difference of the two log-probabilities, not their quotient.",
+     quotients),
+    ("These are means over columns. The log-probability of a response is the sum over its tokens.",
+     lambda *case: case[4] * ratios(*case[:4]) / case[0].shape[1]),
+    ("These are means over tokens. The log-probability of a response is the sum over its tokens.",
+     lambda *case: case[4] * ratios(*[token_means(part)[:, None] for part in case[:4]])),
+]
+
+MISTAKES["dpo_loss"] = [
+    ("At large margins this is infinite, because the sigmoid is rounded to 0 before the "
+     "logarithm. Use F.logsigmoid.",
+     lambda *case: unstable_loss(case[4] * ratios(*case[:4]))),
+    ("At large margins this is wrong, because the sigmoid is rounded to 0 before the logarithm. "
+     "Use F.logsigmoid.",
+     lambda *case: F.binary_cross_entropy(
+         torch.sigmoid(case[4] * ratios(*case[:4])), torch.ones(len(case[0])))),
+    ("At large margins this is wrong, because the sigmoid is rounded to 0 before the logarithm. "
+     "Use F.logsigmoid.",
+     lambda *case: -torch.log(torch.sigmoid(case[4] * ratios(*case[:4])) + 1e-8).mean()),
+    ("The value is right, but it has no gradient, so nothing can be trained with it. Avoid "
+     "detach(), item() and float().",
+     lambda *case: dpo_loss(*case).detach()),
+    ("This is a sum over pairs. Take their mean.",
+     lambda *case: dpo_loss(*case) * len(case[0])),
+    ("This is a sum over pairs. Take their mean. Use F.logsigmoid, too, which is exact at large "
+     "margins.",
+     lambda *case: unstable_loss(case[4] * ratios(*case[:4])) * len(case[0])),
+    ("Divide by the number of pairs N, not by the number of entries of a tensor.",
+     lambda *case: dpo_loss(*case) / case[0].shape[1]),
+    ("This is one loss for each pair. Take their mean.",
+     lambda *case: -F.logsigmoid(case[4] * ratios(*case[:4]))),
+    ("beta is outside of the sigmoid. It multiplies log(pi/pi_ref), inside.",
+     lambda *case: case[4] * mean_loss(ratios(*case[:4]))),
+    ("beta is outside of the sigmoid. It multiplies log(pi/pi_ref), inside.",
+     lambda *case: case[4] * unstable_loss(ratios(*case[:4]))),
+    ("The sign is wrong. The loss is minus a log-probability, so it is positive.",
+     lambda *case: -dpo_loss(*case)),
+    ("The minus sign is inside of the log-sigmoid. It belongs in front of it.",
+     lambda *case: -mean_loss(-case[4] * ratios(*case[:4]))),
+    ("The sign is wrong. The loss is minus a log-probability. Use F.logsigmoid, too, which is "
+     "exact at large margins.",
+     lambda *case: -unstable_loss(case[4] * ratios(*case[:4]))),
+    ("This is minus a probability. The loss is minus its logarithm.",
+     lambda *case: -torch.sigmoid(case[4] * ratios(*case[:4])).mean()),
+    ("This is one minus a probability. The loss is minus the logarithm of the probability.",
+     lambda *case: 1 - torch.sigmoid(case[4] * ratios(*case[:4])).mean()),
+    ("The log-sigmoid is missing. This is minus the mean margin, which has no lower bound.",
+     lambda *case: -(case[4] * ratios(*case[:4])).mean()),
+    ("Each ratio has a sigmoid of its own. Take one, of their difference.",
+     separate_sigmoids),
+    ("The mean comes last. Take the log-sigmoid of each margin first.",
+     lambda *case: mean_loss((case[4] * ratios(*case[:4])).mean())),
+    ("This compares token with token, but the two responses have different tokens. Sum over the "
+     "tokens of a response first. Also subtract the reference's log-probabilities.",
+     lambda chosen, rejected, ref_chosen, ref_rejected, beta: (
+         mean_loss(beta * (chosen - rejected)))),
+    ("This compares token with token, but the two responses have different tokens. Sum over the "
+     "tokens of a response first.",
+     lambda chosen, rejected, ref_chosen, ref_rejected, beta: mean_loss(
+         beta * ((chosen - ref_chosen) - (rejected - ref_rejected)))),
+    ("Here a margin is summed over the whole batch. Sum over the tokens, dimension 1.",
+     lambda *case: mean_loss(case[4] * ratios(*case[:4]).sum())),
+]
+
+
+def losses_of_wrong_margins():
+    """Return pairs (hint, wrong loss): each of WRONG_MARGINS with a stable and an unstable loss."""
+    mistakes = []
+    for hint, margins_of in WRONG_MARGINS:
+        for loss in (mean_loss, unstable_loss):
+            wrong = functools.partial(loss_of_margins, loss, margins_of)
+            mistakes.append((hint, wrong))
+    return mistakes
+
+
+def loss_of_margins(loss, margins_of, *case):
+    """The loss of the margins of one case."""
+    return loss(margins_of(*case))
+
+
+MISTAKES["dpo_loss"] += losses_of_wrong_margins()
+
+
+def response_pairs(seed, N, beta, R=6):
+    """Return the arguments of my_dpo_loss: N pairs of responses of 2 to R tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for _ in ("chosen", "rejected"):
+        lengths = torch.randint(2, R + 1, (N, 1), generator=generator)      # (N, 1)
+        mask = (torch.arange(R) < lengths).float()                          # (N, R)
+        for _ in ("policy", "reference"):
+            logprobs = -0.1 - 2 * torch.rand(N, R, generator=generator)     # (N, R)
+            parts.append(logprobs * mask)
+    chosen, ref_chosen, rejected, ref_rejected = parts
+    return chosen, rejected, ref_chosen, ref_rejected, beta
+
+
+def check_dpo_loss(my_dpo_loss):
+    """my_dpo_loss(chosen, rejected, ref_chosen, ref_rejected (N, R), beta) -> scalar.
+
+    Log-probabilities of tokens, 0 on padding. The same as methods.dpo_loss of their sums. The
+    gradients by chosen and rejected must agree, too."""
+    cases = [response_pairs(0, 4, 0.15), response_pairs(1, 5, 0.5), response_pairs(2, 3, 1.5)]
+    # The last case has a pair with a large negative margin.
+    chosen, *rest = response_pairs(3, 4, 1.0)
+    chosen[0] *= 1000
+    cases.append((chosen, *rest))
+    return compare(my_dpo_loss, dpo_loss, MISTAKES["dpo_loss"], cases, trained=(0, 1))

@@ -266,7 +266,7 @@ def mean_and_range(values):
 
 def error_bar(mean, low, high):
     """Return matplotlib's yerr of one point."""
-    return [[mean - low], [high - mean]]
+    return [[max(0.0, mean - low)], [max(0.0, high - mean)]]      # rounding may make them negative
 
 
 def bars(points):

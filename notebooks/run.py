@@ -1,6 +1,6 @@
 """Run all notebooks in a new kernel, as a class would. Fail on an error, a warning or a timeout.
 
-    python -m notebooks.run                  # all six; writes nothing
+    python -m notebooks.run                  # all seven; writes nothing
     python -m notebooks.run --write          # and keeps their outputs in the notebooks
     python -m notebooks.run 3_ppo --write    # one of them
 """

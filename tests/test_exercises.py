@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from data import files, label
 from notebooks import exercises, lesson
@@ -82,6 +83,137 @@ def test_a_mask_that_is_ignored_is_noticed(capsys):
     from_gae, from_loss = solutions()["gae"], solutions()["policy_loss"]
     assert not exercises.check_gae(lambda r, v, mask, lam: from_gae(r, v, torch.ones_like(mask), lam))
     assert not exercises.check_policy_loss(lambda new, old, a, mask, clip: from_loss(new, old, a, torch.ones_like(mask), clip) * mask.numel() / mask.sum())
+
+
+# Lesson 6: other right ways to write each answer. r: rewards (B,). k: responses per prompt.
+# c, d: log-probabilities of tokens (N, R), chosen and rejected. rc, rd: the reference's.
+
+
+def groups_of(r, k):
+    return r.view(-1, k)
+
+
+def centred(r, k):
+    return groups_of(r, k) - groups_of(r, k).mean(1, keepdim=True)
+
+
+def spread(r, k, **how):
+    return groups_of(r, k).std(1, keepdim=True, **how)
+
+
+def margins(c, d, rc, rd, beta):
+    return beta * ((c - rc) - (d - rd)).sum(1)
+
+
+def rloo_in_a_loop(r, k):
+    found = []
+    for i in range(len(r)):
+        first = i // k * k
+        others = [float(r[j]) for j in range(first, first + k) if j != i]
+        found.append(float(r[i]) - sum(others) / len(others))
+    return found
+
+
+def grpo_in_numpy(r, k):
+    groups = r.numpy().reshape(-1, k)
+    return ((groups - groups.mean(1, keepdims=True)) / (groups.std(1, keepdims=True) + 1e-8)).ravel()
+
+
+def dpo_in_place(c, d, rc, rd, beta):
+    c -= rc
+    d -= rd
+    return F.softplus(-beta * (c.sum(1) - d.sum(1))).mean()
+
+
+def dpo_in_a_loop(c, d, rc, rd, beta):
+    losses = []
+    for i in range(len(c)):
+        margin = (c[i].sum() - rc[i].sum()) - (d[i].sum() - rd[i].sum())
+        losses.append(-F.logsigmoid(beta * margin))
+    return sum(losses) / len(losses)
+
+
+def dpo_as_two_classes(c, d, rc, rd, beta):
+    implied = beta * torch.stack([(c - rc).sum(1), (d - rd).sum(1)], 1)
+    return F.cross_entropy(implied, torch.zeros(len(c), dtype=torch.long))
+
+
+def dpo_without_gradient_on_padding(c, d, rc, rd, beta):
+    sums = [torch.where(part == 0, 0.0, part).sum(1) for part in (c, d, rc, rd)]
+    return -F.logsigmoid(beta * (sums[0] - sums[1] - sums[2].detach() + sums[3].detach())).mean()
+
+
+RIGHT_WAYS = {
+    "rloo_advantages": [
+        rloo_in_a_loop,
+        lambda r, k: k / (k - 1) * centred(r, k).flatten(),
+        lambda r, k: k / (k - 1) * centred(r, k),                           # (B / k, k)
+        lambda r, k: (r - (groups_of(r, k).sum(1).repeat_interleave(k) - r) / (k - 1)).tolist(),
+    ],
+    "grpo_advantages": [
+        grpo_in_numpy,
+        lambda r, k: centred(r, k) / (spread(r, k) + 1e-8),
+        lambda r, k: centred(r, k) / (spread(r, k) + 1e-4),
+        lambda r, k: centred(r, k) / (spread(r, k) ** 2 + 1e-6).sqrt(),
+        lambda r, k: centred(r, k) / spread(r, k).clamp(min=1e-6),
+        lambda r, k: torch.nan_to_num(centred(r, k) / spread(r, k)),
+        lambda r, k: centred(r, k) / (spread(r, k, correction=0) + 1e-6),
+        lambda r, k: centred(r, k) / (spread(r, k, correction=0) ** 2 + 1e-6).sqrt(),
+    ],
+    "dpo_loss": [
+        dpo_in_place, dpo_in_a_loop, dpo_as_two_classes, dpo_without_gradient_on_padding,
+        lambda *x: F.softplus(-margins(*x)).mean(),
+        lambda *x: torch.logaddexp(torch.zeros(len(x[0])), -margins(*x)).mean(),
+        lambda *x: F.binary_cross_entropy_with_logits(margins(*x), torch.ones(len(x[0]))),
+        lambda *x: -F.logsigmoid(margins(*x)).sum() / len(x[0]),
+        lambda *x: -F.logsigmoid(margins(*x)).mean()[None],
+    ],
+}
+
+
+@pytest.mark.parametrize("name, way", [(name, way) for name, ways in RIGHT_WAYS.items()
+                                       for way in ways])
+def test_every_right_way_is_accepted(name, way, capsys):
+    assert checked(name, way), capsys.readouterr().out
+
+
+def test_either_standard_deviation_is_accepted_and_the_other_is_named(capsys):
+    assert checked("grpo_advantages", lambda r, k: centred(r, k) / (spread(r, k) + 1e-6))
+    assert "same as ours" in capsys.readouterr().out
+    assert checked("grpo_advantages", grpo_in_numpy)
+    assert "divides by k and ours by k - 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong, hint", [
+    (lambda *x: torch.log1p(torch.exp(-margins(*x))).mean(), "At large margins this is infinite"),
+    (lambda *x: -torch.log(1 / (1 + torch.exp(-margins(*x)))).mean(), "At large margins"),
+    (lambda *x: -torch.log(torch.sigmoid(margins(*x).double())).mean(), "At large margins"),
+    (lambda *x: -F.logsigmoid(margins(*x)).mean().item(), "it has no gradient"),
+    (lambda c, *x: -F.logsigmoid(margins(c.detach(), *x)).mean(), "Its gradient is not"),
+    (lambda c, d, *x: -F.logsigmoid(margins(c, d.detach(), *x)).mean(), "Its gradient is not"),
+])
+def test_a_loss_that_cannot_train_is_refused(wrong, hint, capsys):
+    """Its value is right where margins are small."""
+    assert not checked("dpo_loss", wrong)
+    assert hint in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", RIGHT_WAYS)
+def test_every_argument_is_varied(name, capsys):
+    """An answer with a fixed k or beta, or one that ignores any other argument, is refused."""
+    right = solutions()[name]
+    if name == "dpo_loss":
+        for beta in (0.15, 0.5, 1.0, 1.5):
+            assert not checked(name, lambda c, d, rc, rd, _: right(c, d, rc, rd, beta))
+        for place in range(4):
+            def without(*case):
+                parts = list(case)
+                parts[place] = torch.zeros_like(parts[place])
+                return right(*parts)
+            assert not checked(name, without)
+    else:
+        for k in (2, 3, 4, 5):
+            assert not checked(name, lambda r, _: right(r, k))
 
 
 @pytest.mark.parametrize("diagnosis", [{}, ..., ["A"], {"A": ["x"]}, {"a": "KL to the rollout policy"}])
