@@ -19,7 +19,7 @@ from data.flags import guarded
 ROOT = Path(__file__).parent.parent
 FILES = [f"tests/test_{name}.py" for name in
          ("losses", "model", "training", "reward", "world", "ppo_loop", "evaluation", "label",
-          "export", "own")]
+          "export", "own", "methods")]
 
 
 @dataclass
@@ -321,6 +321,42 @@ BUGS = [
         "agree.append(0.5)", "agree.append(1.0)", "test_agreement_by_hand"),
     Bug("half a line stays", "the next ranking is lost in it", "data/label.py",
         "os.truncate(path, start)", "pass", "test_half_a_last_line_is_cut_off_and_a_whole_one_without_a_line_break_kept"),
+    # beside PPO
+    Bug("REINFORCE goes downhill", "the reward falls", "notebooks/methods.py", "return -(advantages * (logprobs * mask).sum(1)).mean()",
+        "return (advantages * (logprobs * mask).sum(1)).mean()", "test_the_gradient_of_reinforce_pushes_every_token_of_a_response_by_its_advantage"),
+    Bug("REINFORCE takes the mean over tokens", "long responses count less", "notebooks/methods.py",
+        "(logprobs * mask).sum(1)).mean()", "(logprobs * mask).sum(1) / mask.sum(1)).mean()",
+        "test_the_gradient_of_reinforce_pushes_every_token_of_a_response_by_its_advantage"),
+    Bug("a response's penalty is that of one token", "the policy drifts", "notebooks/methods.py",
+        "log_ratio = ((logprobs - ref_logprobs) * mask).sum(1) ", "log_ratio = ((logprobs - ref_logprobs) * mask).mean(1)",
+        "test_the_reward_of_a_response_is_its_score_less_beta_times_its_whole_log_ratio"),
+    Bug("leave one out leaves nobody out", "the gradient is biased", "notebooks/methods.py",
+        "others = (groups.sum(1, keepdim=True) - groups) / (k - 1)", "others = groups.mean(1, keepdim=True)",
+        "test_leave_one_out_compares_each_response_with_the_mean_of_the_others"),
+    Bug("leave one out divides by k", "the baseline is too low", "notebooks/methods.py", "- groups) / (k - 1)", "- groups) / k",
+        "test_leave_one_out_compares_each_response_with_the_mean_of_the_others"),
+    Bug("GRPO's deviation is over the batch", "easy prompts count most", "notebooks/methods.py",
+        "(groups.std(1, keepdim=True) + 1e-4)", "(groups.std() + 1e-4)", "test_grpo_divides_by_the_standard_deviation_of_the_group"),
+    Bug("GRPO without its small number", "NaN when all responses are alike", "notebooks/methods.py",
+        "(groups.std(1, keepdim=True) + 1e-4)", "groups.std(1, keepdim=True)", "test_grpo_divides_by_the_standard_deviation_of_the_group"),
+    Bug("GRPO forgets 1/|y|", "long wrong answers are pushed hard", "notebooks/methods.py",
+        "return -(gain.sum(1) / mask.sum(1)).mean()", "return -gain.sum() / len(gain)",
+        "test_grpo_gives_every_response_the_same_weight_and_unnormalised_every_token"),
+    Bug("GRPO clips the bad direction too", "mistakes stay", "notebooks/methods.py",
+        "gain = torch.minimum(unclipped, clipped) * mask", "gain = clipped * mask",
+        "test_a_ratio_beyond_the_clip_has_no_gradient_only_in_the_good_direction"),
+    Bug("DPO forgets the reference", "it starts from a preference of its own", "notebooks/methods.py",
+        "margins = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))", "margins = beta * (chosen - rejected)",
+        "test_dpo_starts_at_log_2_and_rewards_a_margin_over_the_reference"),
+    Bug("DPO prefers the rejected", "gold falls from the first step", "notebooks/methods.py",
+        "return -F.logsigmoid(margins).mean()", "return -F.logsigmoid(-margins).mean()",
+        "test_dpo_starts_at_log_2_and_rewards_a_margin_over_the_reference"),
+    Bug("DPO trains on ties", "half of its labels are noise", "notebooks/methods.py", "if ranks[i] < ranks[j]]", "if ranks[i] <= ranks[j]]",
+        "test_a_pair_of_dpo_is_never_a_tie_and_the_better_one_comes_first"),
+    Bug("the worst of n is distilled", "the policy learns to be bad", "notebooks/methods.py", "best = batch[\"scores\"].view(-1, n).argmax(1).tolist()",
+        "best = batch[\"scores\"].view(-1, n).argmin(1).tolist()", "test_the_best_of_n_is_each_prompts_own_response_with_the_highest_score"),
+    Bug("the best of n of another prompt", "answers to other questions", "notebooks/methods.py", "batch[\"answers\"][j * n + b]",
+        "batch[\"answers\"][b]", "test_the_best_of_n_is_each_prompts_own_response_with_the_highest_score"),
     # export
     Bug("a matrix is not turned for GPT-2", "the exported model babbles", "data/export.py",
         'TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")', 'TRANSPOSED = ("c_attn.weight", "c_fc.weight")',

@@ -85,8 +85,8 @@ def test_a_ratio_beyond_the_clip_has_no_gradient_only_in_the_good_direction():
 def test_dpo_starts_at_log_2_and_rewards_a_margin_over_the_reference():
     same = tensor(-3, -5)
     assert methods.dpo_loss(same, same, same, same, 0.1).item() == pytest.approx(math.log(2))
-    loss = methods.dpo_loss(tensor(-1), tensor(-4), tensor(-2), tensor(-2), 0.5)
-    assert loss.item() == pytest.approx(math.log(1 + math.exp(-0.5 * 3)))
+    loss = methods.dpo_loss(tensor(-1), tensor(-4), tensor(-2), tensor(-3), 0.5)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-0.5 * 2)))
 
 
 def test_the_best_policy_of_the_objective_has_no_gradient_in_dpo():
@@ -254,3 +254,16 @@ def test_a_pair_of_dpo_is_never_a_tie_and_the_better_one_comes_first():
         assert len(pairs) == 1
         prompt, chosen, rejected = pairs[0]
         assert prompt == "p" and order[chosen["text"]] < order[rejected["text"]]
+
+
+def test_the_best_of_n_is_each_prompts_own_response_with_the_highest_score(monkeypatch):
+    """Two prompts, three responses each, with these scores."""
+    scores = torch.tensor([1.0, 3.0, 2.0, 9.0, 7.0, 8.0])
+
+    def respond(start, rows):
+        assert rows == ["p"] * 3 + ["q"] * 3
+        return {"scores": scores, "answers": list("abcdef")}
+
+    monkeypatch.setattr(methods, "respond", respond)
+    assert methods.best_responses(None, ["p", "q"], 3) == ["b", "d"]
+
