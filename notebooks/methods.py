@@ -430,10 +430,10 @@ def seconds_of_ppo(lab, config, file, n=3):
     """Return the seconds of a policy of the base run: those of n iterations, times all by n."""
     beside = lab.beside(config, "timing")
     shutil.copy(Path(config.out) / "reward.pt", beside.out)
-    start = time.time()
+    start = time.process_time()
     gamma_ptx = config.gamma_ptx if file == "ppo_ptx" else 0.0
     ppo.train_policy(beside, "timing", "reward", n, gamma_ptx)
-    return (time.time() - start) * config.iterations / n
+    return (time.process_time() - start) * config.iterations / n
 
 
 def row_of_best_of_n(lab, seed):
@@ -461,9 +461,9 @@ def trained(lab, seed, method):
     if not path.exists():
         flags.set_up(config)
         start = Start(lab, seed)
-        began = time.time()
+        began = time.process_time()         # of one thread, so that other processes do not count
         train(start, method)
-        seconds = time.time() - began
+        seconds = time.process_time() - began
         files.write_jsonl(path.with_suffix(".jsonl"), [{"seconds": seconds, "curve": start.curve}])
         extra = files.stage_extra(config, name, ["sft_mix"])
         save_checkpoint(path, start.average, **extra)
@@ -557,7 +557,7 @@ def picture_methods(rows, axes):
     axes[0].legend(frameon=False, fontsize=7)
     trained = [name for name in names if name != "best of n"]
     for axis, key, title in ((axes[1], "utility", "gold utility, new prompts"),
-                             (axes[2], "seconds", "seconds of training, one thread")):
+                             (axes[2], "seconds", "seconds of training, seed 1, one thread")):
         shown = [name for name in trained if by_seed_if(rows, name, key)]
         for i, name in enumerate(reversed(shown)):
             mean, low, high = experiments.mean_and_range(by_seed_if(rows, name, key))
