@@ -544,17 +544,20 @@ def names_in(rows):
 
 
 def picture_methods(rows, axes):
-    """Draw gold by sqrt(KL) in the course of training, gold on new prompts, and the seconds."""
+    """Draw gold by sqrt(KL) in the course of training (means over seeds, in eight parts), gold on
+    new prompts, and the seconds."""
     names = names_in(rows)
     for name in CURVES:
+        if name not in names:
+            continue
         colour, line, marker = STYLES[name]
-        for i, curve in enumerate(by_seed(rows, name, "curve")):
-            distance, gold = smooth_curve(curve)
-            axes[0].plot(distance, gold, color=colour, linestyle=line, marker=marker, linewidth=1,
-                         markersize=3, alpha=0.8, label=name if i == 0 else None)
+        points = [smooth_curve(curve) for curve in by_seed(rows, name, "curve")]
+        distance, gold = np.mean(points, axis=0)
+        axes[0].plot(distance, gold, color=colour, linestyle=line, marker=marker, markersize=3,
+                     label=name)
     axes[0].set(xlabel="sqrt(KL to the reference)", ylabel="gold utility (best of n: new prompts)",
-                title="The course of training; best of n by n")
-    axes[0].legend(frameon=False, fontsize=7)
+                xlim=(-0.05, 2.3), title="The course of training; best of n by n")
+    axes[0].legend(frameon=False, fontsize=7, loc="center right")
     trained = [name for name in names if name != "best of n"]
     for axis, key, title in ((axes[1], "utility", "gold utility, new prompts"),
                              (axes[2], "seconds", "seconds of training, seed 1, one thread")):
