@@ -240,10 +240,10 @@ def show(number, prompt, responses):
 
 def read_material(path):
     """Return {identity: row} of a file of responses to rank. May raise UserError."""
-    rows = files.read_jsonl(path, "python reward.py --unranked 400", prompt=str, responses=list)
-    for number, row in enumerate(rows, 1):
+    rows = files.numbered_rows(path, "python reward.py --unranked 400", prompt=str, responses=list)
+    for number, row in rows:
         check(row, f"{path}, line {number}")
-    return {identity(row): row for row in rows}
+    return {identity(row): row for _, row in rows}
 
 
 def check(row, place):
@@ -267,13 +267,13 @@ def read_rankings(path):
     cut_half_line(path)
     if not path.exists() or path.stat().st_size == 0:
         return []
-    rankings = files.read_jsonl(path, prompt=str, responses=list, ranks=list, labeler=str)
-    for number, ranking in enumerate(rankings, 1):
+    rows = files.numbered_rows(path, prompt=str, responses=list, ranks=list, labeler=str)
+    for number, ranking in rows:
         place = f"{path}, line {number}"
         check(ranking, place)
         if not files.ranks_all(ranking["ranks"], len(ranking["responses"])):
             raise UserError(f"{place}: {ranking['ranks']} does not rank the responses")
-    return rankings
+    return [ranking for _, ranking in rows]
 
 
 def cut_half_line(path):

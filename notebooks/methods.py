@@ -260,10 +260,7 @@ def train_online(start, method):
         # 3. One step.
         online_step(start, method, optimizer, batch)
         start.average_weights(n_steps)
-        log_ratio = (batch["logprobs"] - batch["ref_logprobs"]) * batch["mask"]     # (B, R)
-        start.curve.append({"kl": log_ratio.sum(1).mean().item(),
-                            "score": batch["scores"].mean().item(),
-                            "gold": judge.mean_utility(prompts, batch["answers"])})
+        start.curve.append(point(prompts, batch))
 
 
 def online_step(start, method, optimizer, batch):
@@ -282,7 +279,12 @@ def online_step(start, method, optimizer, batch):
             kl = kl_loss(logprobs, part["ref_logprobs"], part["mask"], per_token)       # scalar
             loss = loss + method.beta * kl
         (share * loss).backward()
-    torch.nn.utils.clip_grad_norm_(start.policy.parameters(), 1.0)
+    take_step(start.policy, optimizer)
+
+
+def take_step(policy, optimizer):
+    """Clip the gradient as in ppo.update, step, and forget the gradient."""
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
 
@@ -338,10 +340,8 @@ def train_dpo(start, method):
                         ref_chosen, ref_rejected, method.beta)          # scalar
         for group in optimizer.param_groups:
             group["lr"] = method.lr * min(1.0, (step + 1) / 10)
-        optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(start.policy.parameters(), 1.0)
-        optimizer.step()
+        take_step(start.policy, optimizer)
         start.average_weights(n_steps)
     measure_policy(start)
 
@@ -349,11 +349,15 @@ def train_dpo(start, method):
 def measure_policy(start, n=512):
     """Add a point to the curve of a method that does not sample in training."""
     prompts = start.rng.sample(start.prompts, min(n, len(start.prompts)))
-    batch = respond(start, prompts)
+    start.curve.append(point(prompts, respond(start, prompts)))
+
+
+def point(prompts, batch):
+    """Return the KL, score and gold utility of the responses of a batch: a point of a curve."""
     log_ratio = (batch["logprobs"] - batch["ref_logprobs"]) * batch["mask"]         # (B, R)
-    start.curve.append({"kl": log_ratio.sum(1).mean().item(),
-                        "score": batch["scores"].mean().item(),
-                        "gold": judge.mean_utility(prompts, batch["answers"])})
+    return {"kl": log_ratio.sum(1).mean().item(),
+            "score": batch["scores"].mean().item(),
+            "gold": judge.mean_utility(prompts, batch["answers"])}
 
 
 # ---------------------------------------------------------------- best of n, distilled
@@ -380,10 +384,8 @@ def train_distillation(start, method):
             for i in range(0, len(pairs), 32):
                 idx, mask = sft.sft_batch(pairs[i:i + 32], start.policy.config.pad_id)
                 loss = sft.sft_loss(start.policy, idx, mask)            # scalar
-                optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(start.policy.parameters(), 1.0)
-                optimizer.step()
+                take_step(start.policy, optimizer)
     measure_policy(start)
     start.average.load_state_dict(start.policy.state_dict())
 
