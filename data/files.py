@@ -176,9 +176,8 @@ def read_rankings(path):
 
 def check_ranking(ranking, place):
     """Raise UserError if ranks and responses of a ranking disagree."""
+    check_responses(ranking, place)
     responses = ranking["responses"]
-    if not all(map(is_response, responses)):
-        raise UserError(f'{place}: "responses": each is {{"text": ..., "ended": true or false}}')
     others = ranking.get("second_opinions", [])
     if not isinstance(others, list):
         others = [others]                                   # refused below
@@ -186,6 +185,12 @@ def check_ranking(ranking, place):
         if not ranks_all(ranks, len(responses)):
             raise UserError(f'{place}: "ranks": {ranks} does not rank {len(responses)} '
                             "responses (1 is best, equal numbers tie, no gaps)")
+
+
+def check_responses(row, place):
+    """Raise UserError if some response of a row is none."""
+    if not all(map(is_response, row["responses"])):
+        raise UserError(f'{place}: "responses": each is {{"text": ..., "ended": true or false}}')
 
 
 def is_response(value):

@@ -26,7 +26,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from data import files, flags
+from data import files, flags, own
 from data.files import UserError
 from data.labeler import get_labelers
 
@@ -248,10 +248,10 @@ def read_material(path):
 
 def check(row, place):
     """Raise UserError if a row cannot be shown, or not be ranked by single keys."""
-    if not all(map(files.is_response, row["responses"])):
-        raise UserError(f'{place}: a response is {{"text": ..., "ended": true or false}}')
-    if not 2 <= len(row["responses"]) <= 9:
-        raise UserError(f"{place}: {len(row['responses'])} responses, must be 2 to 9")
+    files.check_responses(row, place)
+    if not 2 <= len(row["responses"]) <= own.MOST_RESPONSES:
+        raise UserError(f"{place}: {len(row['responses'])} responses, must be 2 to "
+                        f"{own.MOST_RESPONSES}")
     if "task" in row:
         files.check_row(row, place, {"task": dict})
 
@@ -271,8 +271,7 @@ def read_rankings(path):
     for number, ranking in rows:
         place = f"{path}, line {number}"
         check(ranking, place)
-        if not files.ranks_all(ranking["ranks"], len(ranking["responses"])):
-            raise UserError(f"{place}: {ranking['ranks']} does not rank the responses")
+        files.check_ranking(ranking, place)
     return [ranking for _, ranking in rows]
 
 

@@ -21,7 +21,7 @@ MODELS = ["gpt", "sft", "sft_best_of_16", "sft_mix", "ppo_ptx"]     # that the e
 LEAST = {"corpus.txt": 200, "demonstrations.jsonl": 72, "prompts_rl.jsonl": 32,
          "prompts_valid.jsonl": 16, "prompts_eval.jsonl": 16}
 LEAST_RANKED = 30           # prompts: three batches, and a tenth to measure on
-MOST_RESPONSES = 9          # to a prompt, as in data/label.py
+MOST_RESPONSES = 9          # to a prompt, because data/label.py takes a digit for each
 MAX_NEW_TOKENS = 32         # that of reward.py, which data/ does not import
 LEARNED_FROM = 10_000_000   # characters of the corpus, for the tokenizer
 
