@@ -46,7 +46,10 @@ from data.figures import BLUE, GREEN, GREY, ORANGE, SKY
 from data.training import by_length, trimmed
 from model import save_checkpoint
 from notebooks import experiments
-from notebooks.experiments import by_seed, load, load_reward, mean_by_seed, settings_in
+from notebooks.lab import (
+    RESULTS, RUNS, Lab, by_seed, describe, error_bar, generator_of, load, load_reward,
+    mean_and_range, mean_by_seed, setting_and_seed, settings_in
+)
 
 N_STEPS = 160           # optimiser steps, like PPO's 40 rollouts of 4 minibatches
 EPISODES = 256          # responses per step, like PPO's minibatch
@@ -182,7 +185,7 @@ class Start:
     def __init__(self, lab, seed):
         self.config = lab.base(seed)
         self.rng = random.Random(seed)
-        self.generator = experiments.generator_of(seed)
+        self.generator = generator_of(seed)
         self.reference = load(self.config, "sft_mix")
         self.policy = load(self.config, "sft_mix")
         self.average = copy.deepcopy(self.policy)       # of the weights, as in ppo.train_policy
@@ -423,7 +426,7 @@ def row_of_ppo(lab, seed, name):
     curve = []
     for row in files.read_jsonl(Path(config.out) / f"{file}.jsonl", step=int):
         curve.append({key: row[key] for key in ("kl", "score", "gold")})
-    entry = experiments.describe(lab, config, Path(config.out) / f"{file}.pt")
+    entry = describe(lab, config, Path(config.out) / f"{file}.pt")
     seconds = seconds_of_ppo(lab, config, file)
     return entry | {"curve": curve, "seconds": seconds, "labels": labels_of(config)}
 
@@ -451,7 +454,7 @@ def row_of_method(lab, seed, method):
     config = lab.base(seed)
     path = trained(lab, seed, method)
     recorded = files.read_jsonl(path.with_suffix(".jsonl"))[0]
-    return (experiments.describe(lab, config, path) | recorded
+    return (describe(lab, config, path) | recorded
             | {"labels": labels_of(config, method.only_round_1)})
 
 
@@ -490,7 +493,7 @@ def labels_of(config, only_round_1=False):
 
 def search(seed):
     """Print the gold utility of each method on validation prompts, for a few learning rates."""
-    lab = experiments.Lab(False)
+    lab = Lab(False)
     lab.rows = files.read_prompts("valid")
     for name in SEARCHED:
         (method,) = [method for method in METHODS if method.name == name]
@@ -499,7 +502,7 @@ def search(seed):
             changed = dataclasses.replace(method, lr=method.lr * times)
             began = time.time()
             train(start, changed)
-            generator = experiments.generator_of(seed)
+            generator = generator_of(seed)
             responses = ppo.answer("ppo", start.average, lab.rows, generator)
             gold = judge.mean_utility(lab.rows, responses)
             kl = ppo.kl_to_reference(start.average, start.reference, lab.rows[:300], generator)
@@ -565,8 +568,8 @@ def picture_methods(rows, axes):
                              (axes[2], "seconds", "seconds of training, seed 1, one thread")):
         shown = [name for name in trained if by_seed_if(rows, name, key)]
         for i, name in enumerate(reversed(shown)):
-            mean, low, high = experiments.mean_and_range(by_seed_if(rows, name, key))
-            axis.barh(i, mean, xerr=experiments.error_bar(mean, low, high), color=STYLES[name][0],
+            mean, low, high = mean_and_range(by_seed_if(rows, name, key))
+            axis.barh(i, mean, xerr=error_bar(mean, low, high), color=STYLES[name][0],
                       capsize=2)
         axis.set_yticks(range(len(shown)), list(reversed(shown)), fontsize=7)
         axis.set_title(title)
@@ -576,7 +579,7 @@ def picture_methods(rows, axes):
 
 def by_seed_if(rows, name, key):
     """Return the values of a key over seeds. Rows without it are left out."""
-    own = [row for full, row in rows.items() if experiments.setting_and_seed(full)[0] == name]
+    own = [row for full, row in rows.items() if setting_and_seed(full)[0] == name]
     return [row[key] for row in own if row.get(key) is not None]
 
 
@@ -636,7 +639,7 @@ def main():
         search(given.search)
     else:
         print(f"\nmethods: {experiments.run('methods', given.quick)}\n")
-        folder = experiments.RUNS / "quick_results" if given.quick else experiments.RESULTS
+        folder = RUNS / "quick_results" if given.quick else RESULTS
         print(table(files.read_json(folder / "methods.json")["rows"]))
 
 

@@ -19,6 +19,7 @@ import ppo
 import reward
 from data import files, judge, labeler, prepare, tasks, tokenizer
 from notebooks import experiments
+from notebooks import lab as shared
 from tests.test_evaluation import QUESTIONS, said
 from tests.test_ppo_loop import everywhere
 
@@ -135,7 +136,8 @@ def test_numbers_are_kept_to_four_digits_and_nothing_else_is_touched():
 def lab(tmp_path, monkeypatch):
     """Two prompts, three seeds, no training: models are the names of their files."""
     config = {seed: ppo.Config(seed=seed, out=str(tmp_path / f"seed{seed}")) for seed in (1, 2, 3)}
-    monkeypatch.setattr(experiments, "load_model", lambda path, *_: where(path))
+    for module in (experiments, shared):
+        monkeypatch.setattr(module, "load_model", lambda path, *_: where(path))
     monkeypatch.setattr(reward, "load_reward_model", lambda path, *_: where(path))
     return SimpleNamespace(
         quick=False,
@@ -281,7 +283,7 @@ def test_a_description_compares_a_policy_with_the_sft_baseline_and_measures_its_
     """Entry, mean score of the final reward model, and the share of held-out labelers' votes."""
     monkeypatch.setattr(model, "read_corpus", lambda *_: ("known", "unseen"))
     monkeypatch.setattr(
-        experiments,
+        shared,
         "load_model",
         lambda path: SimpleNamespace(name=where(path), config=SimpleNamespace(block_size=128)),
     )
@@ -354,7 +356,7 @@ def test_figure_1_compares_every_size_with_the_largest_sft_and_gpt_by_held_out_l
 
     monkeypatch.setattr(experiments, "grow", grow)
     monkeypatch.setattr(
-        experiments,
+        shared,
         "load_model",
         lambda path: SimpleNamespace(
             name=where(path), parameters=lambda: [torch.zeros(3), torch.zeros(2, 2)]
@@ -556,7 +558,7 @@ def test_the_sweep_trains_ppo_at_every_beta_but_the_default_which_the_base_run_h
 def test_a_policy_of_an_experiment_is_the_base_runs_but_for_its_changes(tmp_path, monkeypatch):
     fitted, lab = [], experiments.Lab.__new__(experiments.Lab)
     lab.base = lambda seed: ppo.Config(seed=seed, out=str(tmp_path), iterations=7)
-    monkeypatch.setattr(experiments, "made", lambda config, name, *_: name == "known")
+    monkeypatch.setattr(shared, "made", lambda config, name, *_: name == "known")
     monkeypatch.setattr(ppo, "train_policy", lambda *given: fitted.append(given))
     path, config = experiments.Lab.policy(lab, 2, "odd", 0.3, beta=0.5)
     assert path == tmp_path / "odd.pt"
@@ -1274,7 +1276,7 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
         dataclasses.replace(lab.base(1), out=str(tmp_path / "dial"), iterations=15),
     )
     Path(config.out).mkdir()
-    monkeypatch.setattr(experiments, "made", lambda *_: False)
+    monkeypatch.setattr(shared, "made", lambda *_: False)
     monkeypatch.setattr(
         model, "load_checkpoint", lambda path: {"extra": {"of": where(path), "world": "old"}}
     )
@@ -1290,7 +1292,7 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
         ),
     )
     monkeypatch.setattr(
-        experiments.sft,
+        shared.sft,
         "finetune",
         lambda settings, name, epochs, mix, after: noted(did, ("sft", name, epochs, mix), network),
     )
@@ -1303,7 +1305,7 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
     monkeypatch.setattr(
         ppo, "train_policy", lambda settings, *rest: did.append(("ppo", settings, *rest))
     )
-    experiments.train_in(lab, base, config, rounds, {"k": 6})
+    shared.train_in(lab, base, config, rounds, {"k": 6})
     assert stored["gpt.pt"] == ("seed1/gpt", {"of": "seed1/gpt", "world": "new"})
     assert stored["sft_mix.pt"] == stored["sft_epochs/01.pt"] == (network, {"made_from": ["gpt"]})
     first, second = (
@@ -1311,7 +1313,7 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
         ("ppo", config, "ppo", "reward", 15, 0.0),
     )
     assert did == [
-        ("sft", "sft_mix", 8, experiments.sft.Config.mix),
+        ("sft", "sft_mix", 8, shared.sft.Config.mix),
         ("reward", 1, 6),
         *(first if rounds == 2 else []),
         second,
