@@ -6,7 +6,8 @@
                                                         # the numbers mean nothing
     python -m notebooks.experiments pictures            # redraw all pictures, the README's too
 
-Each section states the paper's claim and then holds the four parts of an experiment:
+Sections 9 to 15 are in findings.py, and what all sections share is in lab.py. Each section states
+the paper's claim and then holds the four parts of an experiment:
 
 1. Rows. A function, for example `kl_sweep(lab)`, yields pairs (key, job). A key names a setting
    and a seed: "beta 0.5 seed 2". Calling job() trains what is missing, measures it and returns
@@ -41,7 +42,6 @@ import ppo
 import reward
 import sft
 from data import corpus, files, flags, judge, labeler, tokenizer
-from data import toytown as town
 from data.figures import (
     BLUE, CHECKPOINTS, COLOURS, GREEN, GREY, MODELS, ORANGE, TITLES, plot_episode,
     plot_three_steps, plt
@@ -49,9 +49,10 @@ from data.figures import (
 from data.files import made
 from data.labeler import get_labelers
 from model import load_model
+from notebooks import findings
 from notebooks.lab import (
-    HERE, RESULTS, Lab, bars, by_seed, column, describe, error_bar, generator_of, load,
-    load_reward, mean_and_range, mean_by_seed, mean_utility, means_by_seed, proxy_scores,
+    HERE, RESULTS, Lab, bars, by_seed, column, copy_world, describe, error_bar, generator_of,
+    has_false_premise, load, load_reward, mean_and_range, mean_by_seed, mean_utility, means_by_seed, proxy_scores,
     setting_and_seed, settings_in, spread, train_in, utilities, verdict_of
 )
 
@@ -254,14 +255,6 @@ def metadata(lab):
         def job(seed=seed):             # bound now: the job runs after this loop has ended
             return with_truthfulness(lab, lab.base(seed))
         yield f"seed {seed}", job
-
-
-def has_false_premise(row):
-    """Return whether a prompt asks about an animal something that is not true."""
-    task = row["task"]
-    if task["kind"] not in ("yesno", "why"):
-        return False
-    return task["value"] != town.fact(task["animal"], task["attribute"])
 
 
 def with_truthfulness(lab, config):
@@ -988,19 +981,9 @@ def turn(lab, seed, name, slips=labeler.SLIPS, noise=1.0, rounds=2, odd=True):
     """Train SFT and PPO in a world that differs from the base run's in its labelers alone.
 
     Return the gold utility of both, and PPO's win rate according to the usual labelers."""
-    base = lab.base(seed)
-    folder = f"{base.out}_{name.replace(' ', '_').replace('%', 'percent')}"
-    config = dataclasses.replace(base, out=folder, iterations=2 if lab.quick else 15)
-    ranking = dict(k=6, prompts_1=2_000, prompts_2=4_000)
-    if lab.quick:
-        ranking = dict(k=4, prompts_1=60, prompts_2=60)
-    if not odd:
-        ranking["k"] = 4
-    if rounds == 1:
-        ranking["prompts_1"] += ranking["prompts_2"]
+    config = lab.short(seed, name)
 
-    # The scripts read these three module globals. They are set back even if training stops.
-    usual_world = files.FOLDER
+    # The scripts read these two module globals. They are set back even if training stops.
     usual_noise = labeler.NOISE
     usual_sources = reward.response_sources
 
@@ -1009,13 +992,12 @@ def turn(lab, seed, name, slips=labeler.SLIPS, noise=1.0, rounds=2, odd=True):
         return fixed[:4], []                # neither the hot samples nor the rotating sources
 
     try:
-        files.FOLDER = other_people(usual_world, Path(config.out) / "world", slips)
+        world = other_people(files.FOLDER, Path(config.out) / "world", slips)
         labeler.NOISE = noise * usual_noise
         if not odd:
             reward.response_sources = sft_samples_only
-        train_in(lab, base, config, rounds, ranking)
+        train_in(lab, config, world, rounds, k=6 if odd else 4)
     finally:
-        files.FOLDER = usual_world
         labeler.NOISE = usual_noise
         reward.response_sources = usual_sources
 
@@ -1034,11 +1016,7 @@ def turn(lab, seed, name, slips=labeler.SLIPS, noise=1.0, rounds=2, odd=True):
 def other_people(world, folder, slips):
     """Copy a world to a folder, with demonstrations by the same people but another share of
     slips. Return the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in world.iterdir():
-        kept = path.suffix in (".jsonl", ".tiktoken", ".txt", ".sha256")
-        if kept and not (folder / path.name).exists():
-            shutil.copy(path, folder)
+    copy_world(world, folder)
     rewritten = []
     for row in files.read_jsonl(world / "demonstrations.jsonl", task=dict, labeler=str):
         number = int(row["labeler"].split("-")[1])
@@ -1179,6 +1157,14 @@ EXPERIMENTS = {
     "held_out_labelers": (held_out_labelers, picture_held_out_labelers, "65 min"),
     "dials": (dials, picture_dials, "1.9 h"),
     "baseline": (baseline, picture_baseline, "15 min"),
+    # notebooks/findings.py
+    "use_cases": (findings.use_cases, findings.picture_use_cases, "5 min"),
+    "failures": (findings.failures, findings.picture_failures, "5 min"),
+    "shuffled_pairs": (findings.shuffled_pairs, findings.picture_shuffled_pairs, "20 min"),
+    "asked_to_be_rude": (findings.asked_to_be_rude, findings.picture_asked_to_be_rude, "40 min"),
+    "unseen_kinds": (findings.unseen_kinds, findings.picture_unseen_kinds, "50 min"),
+    "nlp_tasks": (findings.nlp_tasks, findings.picture_nlp_tasks, "10 min"),
+    "ledger": (findings.ledger, findings.picture_ledger, "40 min"),
 }
 
 

@@ -16,6 +16,7 @@ import ppo
 import reward
 import sft
 from data import corpus, files, flags, judge, labeler, prepare, tasks, tokenizer
+from data import toytown as town
 from data.files import made
 from data.labeler import get_labelers
 from model import load_model
@@ -116,6 +117,13 @@ class Lab:
                 shutil.copy(Path(config.out) / f"{model_name}.pt", out)
         return dataclasses.replace(config, out=str(out))
 
+    def short(self, seed, name):
+        """Return the settings of PPO in a shorter run, with a folder of its own: `train_in`."""
+        base = self.base(seed)
+        folder = f"{base.out}_{name.replace(' ', '_').replace('%', 'percent')}"
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return dataclasses.replace(base, out=folder, iterations=2 if self.quick else 15)
+
 
 def use_quick_world(folder):
     """Switch to a small world of its own, with the same labelers in it. Make it if needed."""
@@ -151,34 +159,65 @@ def generator_of(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def train_in(lab, base, config, rounds, ranking):
-    """Train SFT, reward model and PPO in the current world, from the base run's gpt.pt.
+def copy_world(world, folder):
+    """Copy what is missing of a world's files to a folder, where some may then be changed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in world.iterdir():
+        kept = path.suffix in (".jsonl", ".tiktoken", ".txt", ".sha256")
+        if kept and not (folder / path.name).exists():
+            shutil.copy(path, folder)
 
-    ranking: settings of reward.Config."""
+
+def train_in(lab, config, world, rounds=2, k=6):
+    """Train SFT, reward model and PPO in a world (a folder), from the base run's gpt.pt.
+
+    config: settings of `Lab.short`. The scripts read files.FOLDER, which is set back even if
+    training stops. k: responses per ranked prompt. With one round, it has the prompts of two."""
+    ranking = dict(k=k, prompts_1=2_000, prompts_2=4_000)
+    if lab.quick:
+        ranking = dict(k=4, prompts_1=60, prompts_2=60)
+    if rounds == 1:
+        ranking["prompts_1"] += ranking["prompts_2"]
+    usual_world = files.FOLDER
+    try:
+        files.FOLDER = world
+        train_sft_in(lab, config)
+        if not made(config, "reward"):
+            train_rewards_in(lab, config, rounds, ranking)
+        if not made(config, "ppo"):
+            ppo.train_policy(config, "ppo", "reward", config.iterations, 0.0)
+    finally:
+        files.FOLDER = usual_world
+
+
+def train_sft_in(lab, config):
+    """Train one SFT model in the current world. It serves as SFT baseline and as reference."""
+    if made(config, "sft_mix"):
+        return
     out = Path(config.out)
-    common = dict(seed=config.seed, out=config.out)
-    if not made(config, "sft_mix"):
-        gpt = Path(base.out) / "gpt.pt"
-        extra = model.load_checkpoint(gpt)["extra"]
-        extra = {**extra, "world": files.world_hash()}
-        model.save_checkpoint(out / "gpt.pt", load_model(gpt), **extra)
-        settings = sft.Config(**common, epochs=1, mix_epochs=1 if lab.quick else 8)
-        mixed = sft.finetune(
-            settings, "sft_mix", settings.mix_epochs, settings.mix, lambda *_: None)
-        # One model serves as the SFT baseline and as the reference.
-        for path in (out / "sft_epochs" / "01.pt", out / "sft_mix.pt"):
-            extra = files.stage_extra(settings, "sft", ["gpt"])
-            model.save_checkpoint(path, mixed, **extra)
-    if not made(config, "reward"):
-        reward.train(reward.Config(**common, **ranking, round=1))
-        if rounds == 2:
-            iterations = 2 if lab.quick else config.iterations_1
-            ppo.train_policy(config, "ppo_1", "reward_1", iterations, 0.0)
-            reward.train(reward.Config(**common, **ranking, round=2))
-        else:
-            shutil.copy(out / "reward_1.pt", out / "reward.pt")
-    if not made(config, "ppo"):
-        ppo.train_policy(config, "ppo", "reward", config.iterations, 0.0)
+    gpt = Path(lab.base(config.seed).out) / "gpt.pt"
+    extra = model.load_checkpoint(gpt)["extra"]
+    extra = {**extra, "world": files.world_hash()}
+    model.save_checkpoint(out / "gpt.pt", load_model(gpt), **extra)
+    settings = sft.Config(
+        seed=config.seed, out=config.out, epochs=1, mix_epochs=1 if lab.quick else 8)
+    mixed = sft.finetune(settings, "sft_mix", settings.mix_epochs, settings.mix, lambda *_: None)
+    for path in (out / "sft_epochs" / "01.pt", out / "sft_mix.pt"):
+        extra = files.stage_extra(settings, "sft", ["gpt"])
+        model.save_checkpoint(path, mixed, **extra)
+
+
+def train_rewards_in(lab, config, rounds, ranking):
+    """Train the reward model in the current world. ranking: settings of reward.Config."""
+    out = Path(config.out)
+    common = dict(seed=config.seed, out=config.out, **ranking)
+    reward.train(reward.Config(**common, round=1))
+    if rounds == 1:
+        shutil.copy(out / "reward_1.pt", out / "reward.pt")
+        return
+    iterations = 2 if lab.quick else config.iterations_1
+    ppo.train_policy(config, "ppo_1", "reward_1", iterations, 0.0)
+    reward.train(reward.Config(**common, round=2))
 
 
 # ---------------------------------------------------------------- measurements
@@ -224,6 +263,14 @@ def utilities(rows, responses):
 def mean_utility(rows, responses):
     """Return the mean gold utility."""
     return judge.mean_ignoring_none(utilities(rows, responses))
+
+
+def has_false_premise(row):
+    """Return whether a prompt asks about an animal something that is not true."""
+    task = row["task"]
+    if task["kind"] not in ("yesno", "why"):
+        return False
+    return task["value"] != town.fact(task["animal"], task["attribute"])
 
 
 # ---------------------------------------------------------------- rows and error bars

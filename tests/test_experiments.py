@@ -139,7 +139,7 @@ def lab(tmp_path, monkeypatch):
     for module in (experiments, shared):
         monkeypatch.setattr(module, "load_model", lambda path, *_: where(path))
     monkeypatch.setattr(reward, "load_reward_model", lambda path, *_: where(path))
-    return SimpleNamespace(
+    models = SimpleNamespace(
         quick=False,
         seeds=(1, 2, 3),
         rows=QUESTIONS,
@@ -148,6 +148,8 @@ def lab(tmp_path, monkeypatch):
         stages=lambda seed: {"config": config[seed]},
         runs=tmp_path,
     )
+    models.short = lambda seed, name: shared.Lab.short(models, seed, name)
+    return models
 
 
 def noted(calls, given, result):
@@ -706,12 +708,11 @@ def test_a_dial_changes_the_people_while_models_are_trained_and_not_who_judges_t
     monkeypatch.setattr(
         experiments,
         "train_in",
-        lambda lab, base, config, rounds, ranking: seen.update(
-            base=base,
+        lambda lab, config, folder, rounds, k: seen.update(
             config=config,
             rounds=rounds,
-            ranking=ranking,
-            folder=files.FOLDER,
+            k=k,
+            folder=folder,
             noise=labeler.NOISE,
             samplers=reward.response_sources(None),
         ),
@@ -743,12 +744,7 @@ def test_a_dial_changes_the_people_while_models_are_trained_and_not_who_judges_t
     assert seen["noise"] == pytest.approx(noise * 0.2)
     assert seen["rounds"] == rounds
     assert seen["samplers"] == ((usual, ["odd"]) if odd else (usual[:4], []))
-    assert seen["ranking"] == {
-        "k": 6 if odd else 4,
-        "prompts_1": 2_000 if rounds == 2 else 6_000,
-        "prompts_2": 4_000,
-    }
-    assert seen["base"] == lab.base(2)
+    assert seen["k"] == (6 if odd else 4)
     assert seen["config"] == dataclasses.replace(lab.base(2), out=str(out), iterations=15)
     assert out != Path(lab.base(2).out)
     assert files.FOLDER is world and usual_noise == 0.2
@@ -760,8 +756,8 @@ def test_a_dial_changes_the_people_while_models_are_trained_and_not_who_judges_t
 
 
 def test_a_dial_is_turned_back_when_training_fails(lab, monkeypatch):
-    def fails(*_):
-        assert (files.FOLDER, labeler.NOISE) == ("elsewhere", 2 * before[1])
+    def fails(*_, k):
+        assert labeler.NOISE == 2 * before[1]
         raise KeyboardInterrupt
 
     before = files.FOLDER, labeler.NOISE, reward.response_sources
@@ -1271,16 +1267,16 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
     """One SFT model is both baseline and start; with one round, its reward model is the final
     one."""
     did, stored, network = [], {}, torch.nn.Linear(1, 1)
-    base, config = (
-        lab.base(1),
-        dataclasses.replace(lab.base(1), out=str(tmp_path / "dial"), iterations=15),
-    )
+    config = dataclasses.replace(lab.base(1), out=str(tmp_path / "dial"), iterations=15)
+    before = files.FOLDER
     Path(config.out).mkdir()
     monkeypatch.setattr(shared, "made", lambda *_: False)
     monkeypatch.setattr(
         model, "load_checkpoint", lambda path: {"extra": {"of": where(path), "world": "old"}}
     )
-    monkeypatch.setattr(files, "world_hash", lambda: "new")
+    monkeypatch.setattr(
+        files, "world_hash", lambda: "new" if files.FOLDER == tmp_path / "world" else "old"
+    )
     monkeypatch.setattr(
         files, "stage_extra", lambda settings, stage, made_from: {"made_from": made_from}
     )
@@ -1298,23 +1294,25 @@ def test_a_world_with_other_people_gets_models_of_its_own_from_the_same_base_mod
     )
 
     def train(settings):
-        did.append(("reward", settings.round, settings.k))
+        did.append(("reward", settings.round, settings.k, settings.prompts_1, settings.prompts_2))
         (Path(config.out) / "reward_1.pt").write_text("of round 1", encoding="utf-8", newline="\n")
 
     monkeypatch.setattr(reward, "train", train)
     monkeypatch.setattr(
         ppo, "train_policy", lambda settings, *rest: did.append(("ppo", settings, *rest))
     )
-    shared.train_in(lab, base, config, rounds, {"k": 6})
+    shared.train_in(lab, config, tmp_path / "world", rounds)
+    assert files.FOLDER == before
     assert stored["gpt.pt"] == ("seed1/gpt", {"of": "seed1/gpt", "world": "new"})
     assert stored["sft_mix.pt"] == stored["sft_epochs/01.pt"] == (network, {"made_from": ["gpt"]})
+    prompts = (2_000, 4_000) if rounds == 2 else (6_000, 4_000)
     first, second = (
-        [("ppo", config, "ppo_1", "reward_1", 8, 0.0), ("reward", 2, 6)],
+        [("ppo", config, "ppo_1", "reward_1", 8, 0.0), ("reward", 2, 6, *prompts)],
         ("ppo", config, "ppo", "reward", 15, 0.0),
     )
     assert did == [
         ("sft", "sft_mix", 8, shared.sft.Config.mix),
-        ("reward", 1, 6),
+        ("reward", 1, 6, *prompts),
         *(first if rounds == 2 else []),
         second,
     ]
