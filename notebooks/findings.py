@@ -10,6 +10,7 @@ import functools
 import json
 import random
 import re
+import textwrap
 import time
 from pathlib import Path
 
@@ -291,10 +292,11 @@ def picture_failures(rows, axes):
             axis.barh(
                 places, means, 0.22, xerr=errors, color=COLOURS[name], label=TITLES[name],
                 capsize=2, error_kw={"linewidth": 0.8})
-        axis.set_yticks(range(3), [title.replace(" ", "\n", 2) for title in part], fontsize=9)
-        axis.set_xlabel("share of answers, mean and range of the seeds")
+        axis.set_yticks(range(3), [textwrap.fill(title, 18) for title in part], fontsize=9)
+        axis.set(xlim=(0, 1.03), xlabel="share of answers that fail")
         axis.invert_yaxis()
-    axes[1].legend(frameon=False, fontsize=9)
+    axes[1].legend(frameon=False, fontsize=9, loc="center right")
+    axes[0].set_title("bars: mean of the seeds, lines: lowest to highest", fontsize=9)
     return sentence_failures(rows)
 
 

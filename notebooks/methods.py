@@ -3,6 +3,7 @@
     python -m notebooks.methods                 # three seeds, hours; after a stop, it resumes
     python -m notebooks.methods --quick         # the same code on tiny models: numbers mean nothing
     python -m notebooks.methods --search 11     # the search for settings, on a development seed
+    python -m notebooks.methods --memory        # each method's memory, added to the results
 
 All methods maximise the first term of the paper's equation 2,
 
@@ -29,8 +30,11 @@ import copy
 import dataclasses
 import functools
 import itertools
+import json
 import random
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -42,9 +46,9 @@ from tqdm import tqdm
 import ppo
 import sft
 from data import files, flags, judge, tokenizer
-from data.figures import BLUE, GREEN, GREY, ORANGE, SKY
+from data.figures import BLUE, GREEN, GREY, ORANGE, SKY, peak_memory
 from data.training import by_length, trimmed
-from model import save_checkpoint
+from model import load_model, save_checkpoint
 from notebooks import experiments
 from notebooks.lab import (
     RESULTS, RUNS, Lab, by_seed, describe, error_bar, generator_of, load, load_reward,
@@ -174,6 +178,7 @@ METHODS = [
     Method("distillation", "#F0C75E", lr=1e-4, rounds=1),
     Method("distillation, 3 rounds", "#F0C75E", lr=1e-4, rounds=3),
 ]
+POLICIES = {"PPO": "ppo", "PPO-ptx": "ppo_ptx"}         # of the base run: their checkpoints
 # Whose learning rate was searched. The others take the rate of the first half of their name.
 SEARCHED = ("REINFORCE", "RLOO", "GRPO", "DPO", "distillation")
 N_BEST = 16             # responses per prompt of distillation and of best of n
@@ -194,6 +199,7 @@ class Start:
         self.queue = []
         self.curve = []                                 # rows with kl, score, gold
         self.quick = lab.quick
+        self.few = False        # train only for long enough to measure the memory
 
     def next_prompts(self, n):
         """Return the next n prompts. All are used before one is used again."""
@@ -241,6 +247,7 @@ def train_online(start, method):
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * method.lr / start.config.lr
     n_steps, size = (4, 64) if start.quick else (N_STEPS, EPISODES)
+    n_steps = 4 if start.few else n_steps
     baseline = None
     for step in tqdm(range(n_steps), desc=method.name):
         # 1. k responses to each prompt, next to each other.
@@ -330,7 +337,7 @@ def train_dpo(start, method):
         some = preference_pairs(rankings, start.rng)
         pairs += start.rng.sample(some, len(some))
     optimizer = torch.optim.Adam(start.policy.parameters(), lr=method.lr, betas=(0.9, 0.95))
-    n_steps = 4 if start.quick else len(pairs) // size
+    n_steps = 4 if start.quick or start.few else len(pairs) // size
     for step in tqdm(range(n_steps), desc=method.name):
         if step % max(1, n_steps // 20) == 0:
             measure_policy(start)
@@ -372,7 +379,9 @@ def train_distillation(start, method):
     The same number of responses as PPO, in one round or in several. A round starts from the last
     round's policy, which then samples better responses to choose from."""
     encoding = tokenizer.load_cached()
-    n_prompts = 16 if start.quick else N_STEPS * EPISODES // N_BEST // method.rounds
+    n_prompts = N_STEPS * EPISODES // N_BEST // method.rounds
+    if start.quick or start.few:
+        n_prompts = 16 if start.quick else 64
     for _ in range(method.rounds):
         measure_policy(start)
         prompts = start.next_prompts(n_prompts)
@@ -411,7 +420,7 @@ def best_responses(start, prompts, n):
 def methods(lab):
     """PPO, REINFORCE, RLOO, GRPO, DPO, distillation and best of n, from the same start."""
     for seed in lab.seeds:
-        yield f"start seed {seed}", functools.partial(experiments.describe_start, lab, seed)
+        yield f"start seed {seed}", functools.partial(row_of_start, lab, seed)
         for name in ("PPO", "PPO-ptx"):
             yield f"{name} seed {seed}", functools.partial(row_of_ppo, lab, seed, name)
         yield f"best of n seed {seed}", functools.partial(row_of_best_of_n, lab, seed)
@@ -419,14 +428,28 @@ def methods(lab):
             yield f"{method.name} seed {seed}", functools.partial(row_of_method, lab, seed, method)
 
 
+def row_of_start(lab, seed):
+    """Return the row of the policy that all methods start from, the reference."""
+    config = lab.base(seed)
+    return described(lab, config, Path(config.out) / "sft_mix.pt")
+
+
+def described(lab, config, path):
+    """Return the entry of a policy, with the mean number of words of its answers."""
+    entry = describe(lab, config, path)
+    answers = ppo.answer("ppo", load_model(path), lab.rows, generator_of(config.seed))
+    words = sum(len(answer["text"].split()) for answer in answers)
+    return entry | {"words": words / len(answers)}
+
+
 def row_of_ppo(lab, seed, name):
     """Return the row of a policy of the base run. Its log is the curve."""
     config = lab.base(seed)
-    file = {"PPO": "ppo", "PPO-ptx": "ppo_ptx"}[name]
+    file = POLICIES[name]
     curve = []
     for row in files.read_jsonl(Path(config.out) / f"{file}.jsonl", step=int):
         curve.append({key: row[key] for key in ("kl", "score", "gold")})
-    entry = describe(lab, config, Path(config.out) / f"{file}.pt")
+    entry = described(lab, config, Path(config.out) / f"{file}.pt")
     seconds = seconds_of_ppo(lab, config, file)
     return entry | {"curve": curve, "seconds": seconds, "labels": labels_of(config)}
 
@@ -439,6 +462,35 @@ def seconds_of_ppo(lab, config, file, n=3):
     gamma_ptx = config.gamma_ptx if file == "ppo_ptx" else 0.0
     ppo.train_policy(beside, "timing", "reward", n, gamma_ptx)
     return (time.process_time() - start) * config.iterations / n
+
+
+def peak_of(name):
+    """Return the MB that a process holds at most which trains with one method of seed 1.
+
+    All train for a short while, because their steps are alike."""
+    lab = Lab(False)
+    seed = lab.seeds[0]
+    if name in POLICIES:
+        seconds_of_ppo(lab, lab.base(seed), POLICIES[name])
+        return peak_memory()
+    (method,) = [method for method in METHODS if method.name == name]
+    start = Start(lab, seed)
+    start.few = True
+    train(start, method)
+    return peak_memory()
+
+
+def measure_memory():
+    """Measure each method's memory in a process of its own, and add it to methods.json."""
+    path = RESULTS / "methods.json"
+    found = files.read_json(path)
+    found["peak_mb"] = {}
+    for name in [*POLICIES, *(method.name for method in METHODS)]:
+        command = [sys.executable, "-m", "notebooks.methods", "--memory", name]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+        found["peak_mb"][name] = float(done.stdout.split()[-1])
+        print(f"{name:24} {found['peak_mb'][name]:.0f} MB")
+    files.write(path, json.dumps(experiments.rounded(found), indent=1))
 
 
 def row_of_best_of_n(lab, seed):
@@ -454,8 +506,8 @@ def row_of_method(lab, seed, method):
     config = lab.base(seed)
     path = trained(lab, seed, method)
     recorded = files.read_jsonl(path.with_suffix(".jsonl"))[0]
-    return (describe(lab, config, path) | recorded
-            | {"labels": labels_of(config, method.only_round_1)})
+    labels = labels_of(config, method.only_round_1)
+    return described(lab, config, path) | recorded | {"labels": labels}
 
 
 def trained(lab, seed, method):
@@ -601,13 +653,19 @@ COLUMNS = [("gold utility", "utility", "{:.3f}"),
            ("preferred to SFT", "win_rate_vs_sft", "{:.3f}"),
            ("hallucinates, closed domain", "hallucinates_closed_domain", "{:.3f}"),
            ("toxic", "toxic", "{:.3f}"),
+           ("words", "words", "{:.1f}"),
            ("corpus loss", "corpus_loss", "{:.3f}"),
            ("seconds", "seconds", "{:.0f}")]
 
 
-def table(rows):
-    """Return the means over seeds as a table in Markdown, a line per method."""
-    titles = ["method", *(title for title, _, _ in COLUMNS), "gold at KL 0.5", "its best gold"]
+def table(found):
+    """Return the means over seeds as a table in Markdown, a line per method.
+
+    found: the content of methods.json."""
+    rows = found["rows"]
+    memory = found.get("peak_mb", {})
+    titles = ["method", *(title for title, _, _ in COLUMNS), "MB", "gold at KL 0.5",
+              "its best gold"]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name in names_in(rows):
         cells = [name]
@@ -616,6 +674,7 @@ def table(rows):
             if values and isinstance(values[0], list):          # [mean, low, high]
                 values = [value[0] for value in values]
             cells.append(form.format(sum(values) / len(values)) if values else "")
+        cells.append(f"{memory[name]:.0f}" if name in memory else "")
         curves = by_seed(rows, name, "curve")
         at = [gold_at(curve) for curve in curves]
         best = [float(smooth_curve(curve)[1].max()) for curve in curves]
@@ -634,13 +693,18 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--search", type=int, default=0, metavar="SEED")
+    parser.add_argument("--memory", nargs="?", const="all", choices=["all", *STYLES])
     given = parser.parse_args()
     if given.search:
         search(given.search)
+    elif given.memory == "all":
+        measure_memory()
+    elif given.memory:
+        print(peak_of(given.memory))
     else:
         print(f"\nmethods: {experiments.run('methods', given.quick)}\n")
         folder = RUNS / "quick_results" if given.quick else RESULTS
-        print(table(files.read_json(folder / "methods.json")["rows"]))
+        print(table(files.read_json(folder / "methods.json")))
 
 
 if __name__ == "__main__":
