@@ -8,6 +8,7 @@ and its sentence follow.
 import dataclasses
 import functools
 import json
+import math
 import random
 import re
 import textwrap
@@ -74,29 +75,29 @@ def by_use_case(lab, seed):
     held-out labelers prefer PPO-ptx to SFT."""
     rows, answers = answers_of(lab, lab.base(seed))
     verdicts = {name: judge.judge_all(rows, given) for name, given in answers.items()}
-    groups = {name: [] for name in tasks.USE_CASES}
-    stated = {name: [] for name in (*CONSTRAINTS, "1 constraint", "2 constraints")}
-    for i, row in enumerate(rows):
-        groups[row["use_case"]].append(i)
-        names = constraints_of(row["task"])
-        for name in names:
-            stated[name].append(i)
-        if names:
-            number = len(names)
-            stated[f"{number} constraint{'s' if number > 1 else ''}"].append(i)
-
     people = get_labelers("held_out")
     rng = random.Random(seed)
     found = {"use_cases": {}, "constraints": {}}
-    for name, chosen in groups.items():
+    for name in tasks.USE_CASES:
+        chosen = [i for i, row in enumerate(rows) if row["use_case"] == name]
         entry = means_of(verdicts, "utility", chosen)
-        of_group = [[each[i] for i in chosen] for each in (rows, answers["ppo_ptx"], answers["sft"])]
         if len(chosen) > 1:
-            entry["wins"] = labeler.preference(*of_group, rng, people)
+            prompts = [rows[i] for i in chosen]
+            ours = [answers["ppo_ptx"][i] for i in chosen]
+            theirs = [answers["sft"][i] for i in chosen]
+            entry["wins"] = labeler.preference(prompts, ours, theirs, rng, people)
         found["use_cases"][name] = entry
-    for name, chosen in stated.items():
+    for name in (*CONSTRAINTS, "1 constraint", "2 constraints"):
+        chosen = [i for i, row in enumerate(rows) if name in groups_of(row["task"])]
         found["constraints"][name] = means_of(verdicts, "follows_constraints", chosen)
     return found
+
+
+def groups_of(task):
+    """Return the constraints that a prompt states, and how many there are: "2 constraints"."""
+    names = constraints_of(task)
+    number = len(names)
+    return [*names, f"{number} constraint{'s' if number > 1 else ''}"]
 
 
 def means_of(verdicts, key, chosen):
@@ -107,10 +108,15 @@ def means_of(verdicts, key, chosen):
     return entry
 
 
-def mean_of_entries(rows, part, name, key):
-    """Return the mean over seeds of one number of one entry."""
-    entries = [row[part][name] for row in rows.values()]
-    return judge.mean_ignoring_none(column(entries, key))
+def over_seeds(rows, part, name, key):
+    """Return one number of one entry, a list over seeds. Of "wins", which has three, the mean."""
+    values = [row[part][name][key] for row in rows.values()]
+    return column(values, 0) if key == "wins" else values
+
+
+def mean_over_seeds(rows, part, name, key):
+    """Return the mean of `over_seeds`."""
+    return judge.mean_ignoring_none(over_seeds(rows, part, name, key))
 
 
 def picture_use_cases(rows, axes):
@@ -120,8 +126,7 @@ def picture_use_cases(rows, axes):
     draw_models(axes[0], rows, "use_cases", cases)
     axes[0].set_xlabel("gold utility, mean of the seeds")
     for i, name in enumerate(cases):
-        entries = [row["use_cases"][name] for row in rows.values()]
-        means, errors = bars([column(column(entries, "wins"), 0)])
+        means, errors = bars([over_seeds(rows, "use_cases", name, "wins")])
         axes[1].errorbar(means, [i], xerr=errors, marker="o", color=BLUE, capsize=2)
     axes[1].axvline(0.5, color=GREY, linestyle=":")
     axes[1].set_xlabel("PPO-ptx preferred to SFT, held-out labelers")
@@ -137,11 +142,12 @@ def draw_models(axis, rows, part, names):
     """Draw one row of points per name, a point per model."""
     names = list(names)
     for model_name, marker in zip(ANSWERED_BY, "^so"):
-        means = [mean_of_entries(rows, part, name, model_name) for name in names]
-        places = [i for i, mean in enumerate(means) if mean is not None]
-        means = [mean for mean in means if mean is not None]
+        means = []
+        for name in names:
+            mean = mean_over_seeds(rows, part, name, model_name)
+            means.append(math.nan if mean is None else mean)            # not drawn
         axis.plot(
-            means, places, linestyle="", marker=marker, color=COLOURS[model_name],
+            means, range(len(names)), linestyle="", marker=marker, color=COLOURS[model_name],
             label=TITLES[model_name])
     axis.set_yticks(range(len(names)), names)
     axis.set_xlim(-0.03, 1.03)
@@ -151,20 +157,20 @@ def draw_models(axis, rows, part, names):
 def sentence_use_cases(rows, cases):
     """Agree if PPO-ptx keeps more constraints than GPT, and fewer where there are two."""
     def wins(name):
-        entries = [row["use_cases"][name] for row in rows.values()]
-        return judge.mean_ignoring_none(column(column(entries, "wins"), 0))
+        return mean_over_seeds(rows, "use_cases", name, "wins")
 
     def kept(name, model_name="ppo_ptx"):
-        return mean_of_entries(rows, "constraints", name, model_name) or 0.0
+        return mean_over_seeds(rows, "constraints", name, model_name) or 0.0
 
-    best_first = sorted(cases, key=wins, reverse=True)
-    listed = ", ".join(f"{name.replace('_', ' ')} {wins(name):.2f}" for name in best_first)
+    listed = []
+    for name in sorted(cases, key=wins, reverse=True):
+        listed.append(f"{name.replace('_', ' ')} {wins(name):.2f}")
     one = kept("1 constraint")
     two = kept("2 constraints")
     agrees = two < one and one > kept("1 constraint", "gpt_prompted")
     single = [f"{name} {kept(name):.0%}" for name in CONSTRAINTS]
     return (
-        f"Here PPO-ptx is preferred to SFT, by use case: {listed}. "
+        f"Here PPO-ptx is preferred to SFT, by use case: {', '.join(listed)}. "
         "Paper: PPO-ptx follows explicit constraints more often than GPT and still loses them when "
         f"there are several. Here PPO-ptx keeps them in {one:.0%} with one constraint (GPT "
         f"prompted {kept('1 constraint', 'gpt_prompted'):.0%}, SFT "
@@ -275,9 +281,10 @@ def count_failures(lab, seed):
         for name, given in answers.items():
             failed = [i for i in chosen if fails(rows[i]["task"], given[i]["text"])]
             entry[name] = len(failed) / max(1, len(chosen))
-        # `failed` is now of the last model, PPO-ptx.
-        examples = [[rows[i]["prompt"], answers["ppo_ptx"][i]["text"]] for i in failed[:5]]
-        found[title] = {**entry, "examples": examples}
+        entry["examples"] = []
+        for i in failed[:5]:                # of the last model, PPO-ptx
+            entry["examples"].append([rows[i]["prompt"], given[i]["text"]])
+        found[title] = entry
     return found
 
 
@@ -668,11 +675,13 @@ def sentence_unseen_kinds(rows):
         return mean_by_seed(rows, name, f"{of}, five kinds, utility") or 0.0
 
     first = next(iter(rows.values()))
-    told = ", ".join(f"{TITLES[name]} {gold(name):.2f}" for name in MODELS_HERE)
+    told = []
+    for name in MODELS_HERE:
+        told.append(f"{TITLES[name]} {gold(name):.2f}")
     return (
         "Paper: InstructGPT follows kinds of instructions that its fine-tuning data hardly holds. "
         "Here, trained without five kinds of task, gold utility on them "
-        f"({first['prompts, five kinds']} prompts) is: {told}. Trained with them, SFT has "
+        f"({first['prompts, five kinds']} prompts) is: {', '.join(told)}. Trained with them, SFT has "
         f"{gold('sft', 'with'):.2f} and PPO-ptx {gold('ppo_ptx', 'with'):.2f}: "
         f"{verdict_of(gold('ppo_ptx') > gold('gpt_prompted'))}.")
 
@@ -747,14 +756,14 @@ def compare_with_nlp(lab, seed):
         "ppo_ptx against nlp": labeler.preference(
             rows, answers["ppo_ptx"], answers["nlp"], rng, people),
     }
-    narrow = [row["use_case"] in NLP_TASKS for row in rows]
-    found["share of narrow prompts"] = sum(narrow) / len(narrow)
     for name, given in answers.items():
-        golds = utilities(rows, given)
-        inside = [gold for gold, is_narrow in zip(golds, narrow) if is_narrow]
-        outside = [gold for gold, is_narrow in zip(golds, narrow) if not is_narrow]
-        found[f"{name}, narrow"] = judge.mean_ignoring_none(inside)
-        found[f"{name}, other"] = judge.mean_ignoring_none(outside)
+        golds = {"narrow": [], "other": []}
+        for row, gold in zip(rows, utilities(rows, given)):
+            part = "narrow" if row["use_case"] in NLP_TASKS else "other"
+            golds[part].append(gold)
+        for part, values in golds.items():
+            found[f"{name}, {part}"] = judge.mean_ignoring_none(values)
+    found["share of narrow prompts"] = len(golds["narrow"]) / len(rows)
     return found
 
 
@@ -830,7 +839,8 @@ def count_operations(lab, seed):
     common = dict(seed=seed, out=config.out)
     given = {"pretrain": model.Config(), "sft": sft.Config(), "reward_1": reward.Config(),
              "reward_2": reward.Config(round=2), **stages}
-    given = {name: dataclasses.replace(one, **common) for name, one in given.items()}
+    for name, settings in given.items():
+        given[name] = dataclasses.replace(settings, **common)
     train_policy = functools.partial(ppo.train_policy, config)
     jobs = {
         "pretraining": lambda: model.train(given["pretrain"]),
