@@ -198,6 +198,7 @@ def samples(config):
     firsts = {}
     for row in rows:
         firsts.setdefault(row["use_case"], row)             # the first prompt of each use case
+    ten = list(firsts.values())
     proxy = experiments.load_reward(config)
     rollout = ppo.rollout
     policies = []                                           # the same one in each iteration
@@ -206,7 +207,7 @@ def samples(config):
     def look():
         if len(policies) % 5 == 1:
             iteration = len(policies) - 1
-            seen[iteration] = answers_and_means(proxy, list(firsts.values()), rows, policies[0])
+            seen[iteration] = answers_and_means(proxy, ten, rows, policies[0])
 
     def look_and_roll_out(prompts, policy, *others):
         policies.append(policy)
@@ -254,21 +255,31 @@ def answers_and_means(proxy, ten, rows, policy):
 
 
 def means_of_faults(rows, responses):
-    """Return shares of responses with a fault that anyone can see, and their mean length."""
-    seen = [judge.observe(row["task"], response["text"], response["ended"])
-            for row, response in zip(rows, responses)]
-    n = len(seen)
-    constrained = [one for one in seen if one.constrained]
+    """Return shares of responses with a fault that anyone can see, and two means."""
+    seen = []
+    words = 0
+    for row, response in zip(rows, responses):
+        seen.append(judge.observe(row["task"], response["text"], response["ended"]))
+        words += len(response["text"].split())
+    constrained = [features for features in seen if features.constrained]
     return {
-        "words": sum(len(response["text"].split()) for response in responses) / n,
-        "rude": sum(one.toxic > 0 for one in seen) / n,
-        "too long": sum(one.surplus > 0 for one in seen) / n,
-        "unfinished": sum(one.unfinished > 0 for one in seen) / n,
-        "another task": sum(one.attempted == 0 for one in seen) / n,
-        "false": sum(one.false > 0 for one in seen) / n,
-        "constraint broken": sum(one.constraints == 0 for one in constrained) / len(constrained),
+        "words": words / len(seen),
+        "rude": share_above_0(seen, "toxic"),
+        "too long": share_above_0(seen, "surplus"),
+        "unfinished": share_above_0(seen, "unfinished"),
+        "another task": 1 - share_above_0(seen, "attempted"),
+        "false": share_above_0(seen, "false"),
+        "constraint broken": 1 - share_above_0(constrained, "constraints"),
         "gold": experiments.mean_utility(rows, responses),
     }
+
+
+def share_above_0(seen, feature):
+    """Return the share of responses in which a feature is above 0. seen: judge.Features."""
+    n = 0
+    for features in seen:
+        n += getattr(features, feature) > 0
+    return n / len(seen)
 
 
 def parts_of(lab, config):
