@@ -585,7 +585,7 @@ def check_bias(my_bias):
         my_bias, lambda scores: -sum(scores) / len(scores), MISTAKES["bias"], cases)
 
 
-# ---------------------------------------------------------------- 3. PPO
+# ---------------------------------------------------------------- 3a. episode and advantages
 
 
 def score_in_column(scores, mask, place):
@@ -620,6 +620,18 @@ def reward_on_padding(scores, logprobs, ref_logprobs, mask, beta):
     return -beta * (logprobs - ref_logprobs) + score_in_column(scores, mask, last)
 
 
+def reward_without_last_kl(scores, logprobs, ref_logprobs, mask, beta):
+    """The score in place of the last token's KL penalty."""
+    rewards = -beta * (logprobs - ref_logprobs) * mask                      # (B, R)
+    last = mask.sum(1).long() - 1                                           # (B,)
+    return rewards.scatter(1, last[:, None], scores[:, None])               # (B, R)
+
+
+def reward_without_score(scores, logprobs, ref_logprobs, mask, beta):
+    """The KL penalty alone."""
+    return -beta * (logprobs - ref_logprobs) * mask
+
+
 MISTAKES["token_rewards"] = [
     ("The KL term has the wrong sign. Moving away from the reference costs reward.",
      reward_with_turned_kl),
@@ -631,6 +643,10 @@ MISTAKES["token_rewards"] = [
      reward_without_beta),
     ("Padding gets a reward. Multiply the KL term by the mask.",
      reward_on_padding),
+    ("The score replaces the KL penalty of the last token. Add it with +=.",
+     reward_without_last_kl),
+    ("The score is missing. Add it on the last response token.",
+     reward_without_score),
 ]
 
 
@@ -642,105 +658,8 @@ def check_token_rewards(my_token_rewards):
     for seed in range(5):
         logprobs, ref_logprobs, values, _, mask = episodes(seed)
         # On padding, logprobs and ref_logprobs differ by 0.1: forgetting the mask shows.
-        cases.append((values[:, 0], logprobs + 0.1, ref_logprobs, mask, 0.2))
+        cases.append((values[:, 0], logprobs + 0.1, ref_logprobs, mask, 0.2 + 0.1 * seed))
     return compare(my_token_rewards, ppo.token_rewards, MISTAKES["token_rewards"], cases)
-
-
-def advantages(rewards, values, mask, lam):
-    """ppo.gae's advantages with discount 1."""
-    return ppo.gae(rewards, values, mask, 1.0, lam)[0]
-
-
-def gae_with_later_values(rewards, values, mask, lam):
-    """GAE that does not stop at the end of a response: padding counts as further tokens."""
-    result = torch.zeros_like(rewards)                                      # (B, R)
-    next_advantage = torch.zeros(len(rewards))                              # (B,)
-    for t in reversed(range(rewards.shape[1])):
-        next_t = min(t + 1, rewards.shape[1] - 1)
-        delta = rewards[:, t] + values[:, next_t] - values[:, t]            # (B,)
-        next_advantage = delta + lam * next_advantage                       # (B,)
-        result[:, t] = next_advantage
-    return result
-
-
-def returns(rewards, values, mask, lam):
-    """ppo.gae's returns."""
-    return ppo.gae(rewards, values, mask, 1.0, lam)[1]
-
-
-MISTAKES["gae"] = [
-    ("lambda is missing. Each further token counts lambda times less.",
-     lambda rewards, values, mask, lam: advantages(rewards, values, mask, 1.0)),
-    ("This is only delta_t. A_t = delta_t + lam A_(t+1). Start at the last token.",
-     lambda rewards, values, mask, lam: advantages(rewards, values, mask, 0.0)),
-    ("These are the returns. The advantage is the return minus the value.",
-     returns),
-    ("After the last token the episode is over. The next value is 0 there.",
-     gae_with_later_values),
-    ("The values are missing. delta_t = r_t + V_(t+1) - V_t.",
-     lambda rewards, values, mask, lam: (
-         advantages(rewards, torch.zeros_like(values), mask, lam))),
-]
-
-
-def check_gae(my_gae):
-    """my_gae(rewards, values, mask (B, R), lam) -> advantages (B, R).
-
-    The same as ppo.gae with discount 1."""
-    cases = []
-    for seed in range(5):
-        _, _, values, rewards, mask = episodes(seed)
-        padding = 1 - mask
-        # Padding holds other numbers than 0, and its delta is not 0.
-        cases.append((rewards + 2 * padding, values + padding, mask, 0.9))
-    return compare(my_gae, advantages, MISTAKES["gae"], cases)
-
-
-def surrogate(logprobs, old, advantages, mask, clip, choose=torch.maximum, mean=ppo.masked_mean):
-    """PPO's loss. `choose` and `mean` are arguments because they are easy to get wrong."""
-    ratio = (logprobs - old).exp()                                          # (B, R)
-    unclipped = -advantages * ratio                                         # (B, R)
-    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)                 # (B, R)
-    return mean(choose(unclipped, clipped), mask)
-
-
-def mean_with_padding(x, mask):
-    """The mean over all (B, R) entries."""
-    return (x * mask).mean()
-
-
-MISTAKES["policy_loss"] = [
-    ("Take the larger of the two losses. The smaller one is right for the objective, before the "
-     "minus sign.",
-     lambda *case: surrogate(*case, choose=torch.minimum)),
-    ("The ratio is pi / pi_old. It is exp(new - old).",
-     lambda logprobs, old, *rest: surrogate(old, logprobs, *rest)),
-    ("This always takes the clipped loss. A step in the bad direction then gets no gradient. Take "
-     "the larger of both losses.",
-     lambda *case: surrogate(*case, choose=lambda unclipped, clipped: clipped)),
-    ("This never clips. Take the larger of both losses.",
-     lambda *case: surrogate(*case, choose=lambda unclipped, clipped: unclipped)),
-    ("The mean includes padding. Divide by the number of response tokens.",
-     lambda *case: surrogate(*case, mean=mean_with_padding)),
-    ("The sign is wrong. The loss falls when good tokens become more likely.",
-     lambda *case: -surrogate(*case)),
-]
-
-
-def check_policy_loss(my_policy_loss):
-    """my_policy_loss(logprobs, old_logprobs, advantages, mask (B, R), clip) -> scalar.
-
-    The same as the first result of ppo.policy_loss."""
-    def right(*case):
-        loss, _ = ppo.policy_loss(*case)
-        return loss
-
-    cases = []
-    for seed in range(5):
-        logprobs, old, _, advantages, mask = episodes(seed)
-        logprobs = old + 0.3 * (logprobs - old)             # some ratios are clipped, some not
-        cases.append((logprobs, old, advantages + (1 - mask), mask, 0.2))
-    return compare(my_policy_loss, right, MISTAKES["policy_loss"], cases)
 
 
 def k1(logprobs, ref_logprobs):
@@ -773,6 +692,471 @@ def check_k3(my_k3):
     Schulman's third estimate of KL(pi || pi_ref)."""
     cases = [episodes(seed)[:2] for seed in range(5)]
     return compare(my_k3, k3, MISTAKES["k3"], cases)
+
+
+def advantages(rewards, values, mask, lam):
+    """ppo.gae's advantages with discount 1."""
+    return ppo.gae(rewards, values, mask, 1.0, lam)[0]
+
+
+def gae_with_later_values(rewards, values, mask, lam):
+    """GAE that does not stop at the end of a response: padding counts as further tokens."""
+    result = torch.zeros_like(rewards)                                      # (B, R)
+    next_advantage = torch.zeros(len(rewards))                              # (B,)
+    for t in reversed(range(rewards.shape[1])):
+        next_t = min(t + 1, rewards.shape[1] - 1)
+        delta = rewards[:, t] + values[:, next_t] - values[:, t]            # (B,)
+        next_advantage = delta + lam * next_advantage                       # (B,)
+        result[:, t] = next_advantage
+    return result
+
+
+def gae_masked(rewards, values, mask, lam, masked):
+    """GAE with the mask on some quantities only. masked: names of "delta", "advantage", "value"."""
+    def where(name, x, t):
+        return x * mask[:, t] if name in masked else x
+
+    result = torch.zeros_like(rewards)                                      # (B, R)
+    next_advantage = torch.zeros(len(rewards))                              # (B,)
+    next_value = torch.zeros(len(rewards))                                  # (B,)
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + next_value - values[:, t]                   # (B,)
+        delta = where("delta", delta, t)                                    # (B,)
+        next_advantage = where("advantage", delta + lam * next_advantage, t)        # (B,)
+        next_value = where("value", values[:, t], t)                        # (B,)
+        result[:, t] = next_advantage
+    return result
+
+
+def masked_at_the_end(*case):
+    """GAE over the padding, too, which is set to 0 in the result only."""
+    return gae_masked(*case, ()) * case[2]
+
+
+def gae_forwards(rewards, values, mask, lam):
+    """Starts at the first token: each advantage takes in what came before, not what follows."""
+    advantages = torch.zeros_like(rewards)                                  # (B, R)
+    next_advantage = 0.0
+    next_value = 0.0
+    for t in range(rewards.shape[1]):
+        delta = rewards[:, t] + next_value - values[:, t]                   # (B,)
+        advantages[:, t] = (delta + lam * next_advantage) * mask[:, t]
+        next_advantage = advantages[:, t]                                   # (B,)
+        next_value = values[:, t] * mask[:, t]                              # (B,)
+    return advantages
+
+
+def returns(rewards, values, mask, lam):
+    """ppo.gae's returns."""
+    return ppo.gae(rewards, values, mask, 1.0, lam)[1]
+
+
+MISTAKES["gae"] = [
+    ("lambda is missing. Each further token counts lambda times less.",
+     lambda rewards, values, mask, lam: advantages(rewards, values, mask, 1.0)),
+    ("This is only delta_t. A_t = delta_t + lam A_(t+1). Start at the last token.",
+     lambda rewards, values, mask, lam: advantages(rewards, values, mask, 0.0)),
+    ("These are the returns. The advantage is the return minus the value.",
+     returns),
+    ("After the last token the episode is over. The next value is 0 there.",
+     gae_with_later_values),
+    ("The mask is applied at the end only. Padding has already been counted as later tokens. Use "
+     "the mask inside the loop, on the advantage and on the next value.",
+     masked_at_the_end),
+    ("The mask is applied at the end only. Padding has already been counted as later tokens. Use "
+     "the mask inside the loop, on the advantage and on the next value.",
+     lambda *case: gae_with_later_values(*case) * case[2]),
+    ("The mask is missing. Padding counts as later tokens here.",
+     lambda *case: gae_masked(*case, ())),
+    ("The values of the padding are counted. Multiply next_value by the mask, too.",
+     lambda *case: gae_masked(*case, ("advantage",))),
+    ("The values of the padding are counted. Multiply next_value by the mask, too.",
+     lambda *case: gae_masked(*case, ("delta",))),
+    ("The advantages of the padding are counted. Multiply the advantage by the mask inside the "
+     "loop, too.",
+     lambda *case: gae_masked(*case, ("value",))),
+    ("The advantages of the padding are counted. Multiply the advantage by the mask inside the "
+     "loop, too.",
+     lambda *case: gae_masked(*case, ("value",)) * case[2]),
+    ("The loop runs forwards. Start at the last token, because A_t needs A_(t+1).",
+     gae_forwards),
+    ("The values are missing. delta_t = r_t + V_(t+1) - V_t.",
+     lambda rewards, values, mask, lam: (
+         advantages(rewards, torch.zeros_like(values), mask, lam))),
+]
+
+
+def check_gae(my_gae):
+    """my_gae(rewards, values, mask (B, R), lam) -> advantages (B, R).
+
+    The same as ppo.gae with discount 1."""
+    cases = []
+    for seed in range(5):
+        _, _, values, rewards, mask = episodes(seed)
+        padding = 1 - mask
+        # Padding holds other numbers than 0, and its delta is not 0.
+        cases.append((rewards + 2 * padding, values + padding, mask, 0.95 - 0.1 * seed))
+    return compare(my_gae, advantages, MISTAKES["gae"], cases)
+
+
+# ---------------------------------------------------------------- 3b. PPO
+
+
+def surrogate(logprobs, old, advantages, mask, clip, choose=torch.maximum, mean=ppo.masked_mean):
+    """PPO's loss. `choose` and `mean` are arguments because they are easy to get wrong."""
+    ratio = (logprobs - old).exp()                                          # (B, R)
+    unclipped = -advantages * ratio                                         # (B, R)
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)                 # (B, R)
+    return mean(choose(unclipped, clipped), mask)
+
+
+def mean_with_padding(x, mask):
+    """The mean over all (B, R) entries."""
+    return (x * mask).mean()
+
+
+def mean_per_response(x, mask):
+    """The mean over responses of each response's mean."""
+    return ((x * mask).sum(1) / mask.sum(1)).mean()
+
+
+def sum_of_tokens(x, mask):
+    """The sum over response tokens."""
+    return (x * mask).sum()
+
+
+def surrogate_of(ratio_of):
+    """PPO's loss with another ratio. ratio_of: a function of (logprobs, old_logprobs)."""
+    def wrong(logprobs, old, *rest):
+        log_ratio = ratio_of(logprobs, old).log()                           # (B, R)
+        return surrogate(log_ratio, torch.zeros_like(log_ratio), *rest)
+    return wrong
+
+
+def clipped_around_0(logprobs, old, advantages, mask, clip):
+    """Clips the ratio to [-clip, clip]."""
+    ratio = (logprobs - old).exp()                                          # (B, R)
+    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(-clip, clip))
+    return ppo.masked_mean(loss, mask)
+
+
+# Slips in the mean over tokens: (hint, wrong mean). Of both losses and the clip fraction.
+WRONG_MEANS = [
+    ("The mean includes padding. Divide by the number of response tokens.",
+     mean_with_padding),
+    ("This is a mean over responses of their means. Take one mean over the tokens of all "
+     "responses.",
+     mean_per_response),
+    ("This is a sum. Divide by the number of response tokens.",
+     sum_of_tokens),
+    ("Padding is counted in the sum. Multiply by the mask first.",
+     lambda x, mask: x.sum() / mask.sum()),
+    ("The mask is missing. Padding is counted.",
+     lambda x, mask: x.mean()),
+]
+NO_GRADIENT = ("The value is right, but it has no gradient, so nothing can be trained with it. "
+               "Avoid detach(), item() and float().")
+
+
+def with_wrong_means(function):
+    """Return pairs (hint, wrong function) of a function that takes `mean`."""
+    return [(hint, functools.partial(function, mean=mean)) for hint, mean in WRONG_MEANS]
+
+
+MISTAKES["policy_loss"] = [
+    ("Take the larger of the two losses. The smaller one is right for the objective, before the "
+     "minus sign.",
+     lambda *case: surrogate(*case, choose=torch.minimum)),
+    ("The ratio is pi / pi_old. It is exp(new - old).",
+     lambda logprobs, old, *rest: surrogate(old, logprobs, *rest)),
+    ("This is the difference of the log-probabilities. Its exponential is the ratio.",
+     surrogate_of(lambda logprobs, old: logprobs - old)),
+    ("These are log-probabilities. Their quotient is not the ratio of the probabilities. "
+     "exp(new - old) is.",
+     surrogate_of(lambda logprobs, old: logprobs / old)),
+    ("This always takes the clipped loss. A step in the bad direction then gets no gradient. Take "
+     "the larger of both losses.",
+     lambda *case: surrogate(*case, choose=lambda unclipped, clipped: clipped)),
+    ("This never clips. Take the larger of both losses.",
+     lambda *case: surrogate(*case, choose=lambda unclipped, clipped: unclipped)),
+    ("The ratio is clipped to the range from -clip to clip. The range is around 1: from 1 - clip "
+     "to 1 + clip.",
+     clipped_around_0),
+    ("The sign is wrong. The loss falls when good tokens become more likely.",
+     lambda *case: -surrogate(*case)),
+    (NO_GRADIENT,
+     lambda *case: surrogate(*case).detach()),
+    *with_wrong_means(surrogate),
+]
+
+
+def rollouts(n=5):
+    """Return the arguments of the clipped loss, n times. Padding holds other numbers than 0."""
+    cases = []
+    for seed in range(n):
+        logprobs, old, _, advantages, mask = episodes(seed)
+        logprobs = old + 0.3 * (logprobs - old)             # some ratios are clipped, some not
+        padding = 1 - mask
+        clip = 0.1 + 0.05 * seed
+        cases.append((logprobs + padding, old, advantages + padding, mask, clip))
+    return cases
+
+
+def check_policy_loss(my_policy_loss):
+    """my_policy_loss(logprobs, old_logprobs, advantages, mask (B, R), clip) -> scalar.
+
+    The same as the first result of ppo.policy_loss. The gradients by logprobs must agree, too."""
+    def right(*case):
+        loss, _ = ppo.policy_loss(*case)
+        return loss
+
+    return compare(my_policy_loss, right, MISTAKES["policy_loss"], rollouts(), trained=(0,))
+
+
+def share(logprobs, old, advantages, mask, clip, counts, mean=ppo.masked_mean):
+    """The share of tokens for which counts(ratio, advantage, clip) is true."""
+    ratio = (logprobs - old).exp()                                          # (B, R)
+    return mean(counts(ratio, advantages, clip).float(), mask)
+
+
+def too_far(ratio, advantages, clip):
+    """Whether a token has moved out of the range in the direction of its advantage."""
+    above = (ratio > 1 + clip) & (advantages > 0)                           # (B, R)
+    below = (ratio < 1 - clip) & (advantages < 0)                           # (B, R)
+    return above | below
+
+
+def comes_back(ratio, advantages, clip):
+    """Whether a token has moved out of the range against its advantage."""
+    return too_far(ratio, -advantages, clip)
+
+
+def outside(ratio, advantages, clip):
+    """Whether a ratio is out of the range, in either direction."""
+    return (ratio - 1).abs() > clip
+
+
+def log_outside(ratio, advantages, clip):
+    """Whether the log-ratio is out of the range from -clip to clip."""
+    return ratio.log().abs() > clip
+
+
+# Ways to count the wrong tokens: (hint, counts). They are typical of my_clip_fraction.
+WRONG_COUNTS = [
+    ("This counts every ratio that is out of the range. A token that has moved against its "
+     "advantage keeps its gradient. Look at the sign of the advantage. (Some libraries log your "
+     "number.)",
+     outside),
+    ("This compares the log-ratio with clip. The ratio is its exponential. Look at the sign of "
+     "the advantage, too.",
+     log_outside),
+    ("This counts the tokens that have moved against their advantage. They keep their gradient. "
+     "The others have none.",
+     comes_back),
+    ("This counts the tokens with a gradient. Count those without one.",
+     lambda *token: ~too_far(*token)),
+    ("Inside of the range the two losses are equal, and the token has a gradient. Count where the "
+     "clipped loss is larger, not where it is equal.",
+     lambda *token: ~comes_back(*token)),
+    ("This counts good tokens only. A bad token with a ratio below 1 - clip has no gradient, "
+     "either.",
+     lambda ratio, advantages, clip: (ratio > 1 + clip) & (advantages > 0)),
+    ("This counts bad tokens only. A good token with a ratio above 1 + clip has no gradient, "
+     "either.",
+     lambda ratio, advantages, clip: (ratio < 1 - clip) & (advantages < 0)),
+    ("This counts ratios above 1 + clip only, and does not look at the advantage.",
+     lambda ratio, advantages, clip: ratio > 1 + clip),
+    ("The ratio is pi / pi_old. It is exp(new - old).",
+     lambda ratio, advantages, clip: too_far(1 / ratio, advantages, clip)),
+    ("This is the difference of the log-probabilities. Its exponential is the ratio.",
+     lambda ratio, advantages, clip: too_far(ratio.log(), advantages, clip)),
+]
+
+MISTAKES["clip_fraction"] = [
+    (hint, functools.partial(share, counts=counts)) for hint, counts in WRONG_COUNTS]
+MISTAKES["clip_fraction"] += with_wrong_means(functools.partial(share, counts=too_far))
+
+
+def check_clip_fraction(my_clip_fraction):
+    """my_clip_fraction(logprobs, old_logprobs, advantages, mask (B, R), clip) -> a number.
+
+    The share of response tokens without gradient: the second result of ppo.policy_loss."""
+    def right(*case):
+        _, clip_fraction = ppo.policy_loss(*case)
+        return clip_fraction
+
+    return compare(my_clip_fraction, right, MISTAKES["clip_fraction"], rollouts(8))
+
+
+def variance(centred, mask, correction=0):
+    """The mean square over response tokens. correction: 1 divides by n - 1."""
+    return (centred ** 2 * mask).sum() / (mask.sum() - correction)
+
+
+def whitened(x, mask, mean=ppo.masked_mean, variance=variance, correction=0, epsilon=1e-8):
+    """ppo.whiten. What is easy to get wrong is an argument."""
+    centred = x - mean(x, mask)                                             # (B, R)
+    return centred / (variance(centred, mask, correction) + epsilon).sqrt() * mask
+
+
+def row_mean(x, mask):
+    """The mean of each row, (B, 1)."""
+    return (x * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+
+
+def row_variance(centred, mask, correction=0):
+    """The variance of each row, (B, 1)."""
+    squares = (centred ** 2 * mask).sum(1, keepdim=True)                    # (B, 1)
+    return squares / (mask.sum(1, keepdim=True) - correction)
+
+
+def variance_with_padding(centred, mask, correction=0):
+    """The variance over all (B, R) entries, whatever the padding holds."""
+    return centred.var(correction=correction)
+
+
+def variance_with_zeros(centred, mask, correction=0):
+    """The variance over all (B, R) entries, with zeros on the padding."""
+    return (centred * mask).var(correction=correction)
+
+
+# Slips of my_whitened: (hint, wrong function of x, mask and correction).
+WRONG_WHITENING = [
+    ("This whitens each response on its own. Take one mean and one variance over the tokens of "
+     "all responses. Otherwise a good response has the same mean as a bad one.",
+     functools.partial(whitened, mean=row_mean, variance=row_variance)),
+    ("The mean and the variance include padding. Use the response tokens only.",
+     functools.partial(whitened, mean=lambda x, mask: x.mean(), variance=variance_with_padding)),
+    ("The mean and the variance include padding. Use the response tokens only.",
+     lambda x, mask, correction: whitened(
+         x * mask, mask, lambda x, mask: x.mean(), variance_with_padding, correction)),
+    ("The mean includes padding. Divide by the number of response tokens.",
+     functools.partial(whitened, mean=mean_with_padding)),
+    ("The mean includes padding. Use the response tokens only.",
+     functools.partial(whitened, mean=lambda x, mask: x.mean())),
+    ("The variance includes padding. Use the response tokens only.",
+     functools.partial(whitened, variance=variance_with_padding)),
+    ("The variance includes padding. Divide by the number of response tokens.",
+     functools.partial(whitened, variance=variance_with_zeros)),
+    ("This divides by the variance. Divide by its square root.",
+     lambda x, mask, correction: whitened(
+         x, mask, variance=lambda *case: variance(*case) ** 2, correction=correction)),
+    ("Padding is not 0 in your result. Multiply by the mask at the end.",
+     lambda x, mask, correction: ((x - ppo.masked_mean(x, mask))
+                                  / (variance(x - ppo.masked_mean(x, mask), mask, correction)
+                                     + 1e-8).sqrt())),
+    ("If all advantages are equal, this divides 0 by 0. Add a small number, such as 1e-8.",
+     functools.partial(whitened, epsilon=0)),
+    ("This scales, but the mean is not 0. Subtract the mean of the response tokens first.",
+     lambda x, mask, correction: x * mask / (
+         variance(x - ppo.masked_mean(x, mask), mask, correction) + 1e-8).sqrt()),
+]
+
+MISTAKES["whitened"] = [
+    ("The mean is 0, but the variance is not 1. Divide by the square root of the variance.",
+     lambda x, mask: (x - ppo.masked_mean(x, mask)) * mask),
+    ("The variance is that of the advantages before the mean is subtracted. This is a mean square.",
+     lambda x, mask: ((x - ppo.masked_mean(x, mask)) * mask
+                      / (ppo.masked_mean(x ** 2, mask) + 1e-8).sqrt())),
+    ("Padding is counted. Set the mean of the response tokens to 0, not that of all entries.",
+     lambda x, mask: (x - x.mean()) / (x.std() + 1e-8)),
+]
+for hint, mistake in WRONG_WHITENING:
+    for correction in (0, 1):
+        MISTAKES["whitened"].append((hint, functools.partial(mistake, correction=correction)))
+
+
+def check_whitened(my_whitened):
+    """my_whitened(advantages, mask (B, R)) -> (B, R), as ppo.whiten."""
+    cases = []
+    for seed in range(5):
+        _, _, _, advantages, mask = episodes(seed)
+        padding = 1 - mask
+        cases.append(((2 + seed) * 10 * advantages + 7 - 30 * padding, mask))
+    equal = torch.full_like(mask, 2.0) - padding            # 2 on each token
+    cases.append((equal, mask))
+    also = [("Your variance divides by n - 1 and ours by n, the number of tokens. Both are usual. "
+             "With thousands of tokens the difference is invisible.",
+             functools.partial(whitened, correction=1))]
+    return compare(my_whitened, ppo.whiten, MISTAKES["whitened"], cases, also)
+
+
+def squared_errors(values, old_values, returns, mask, clip, choose=torch.maximum,
+                   mean=ppo.masked_mean, half=0.5):
+    """ppo.value_loss. What is easy to get wrong is an argument."""
+    clipped = old_values + (values - old_values).clamp(-clip, clip)         # (B, R)
+    error = (values - returns) ** 2                                         # (B, R)
+    error_clipped = (clipped - returns) ** 2                                # (B, R)
+    return half * mean(choose(error, error_clipped), mask)
+
+
+def value_loss_with(clipped_values):
+    """The value loss with other clipped values, a function of (values, old_values, returns, clip).
+    """
+    def wrong(values, old_values, returns, mask, clip):
+        clipped = clipped_values(values, old_values, returns, clip)         # (B, R)
+        error = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+        return 0.5 * ppo.masked_mean(error, mask)
+    return wrong
+
+
+def absolute_errors(values, old_values, returns, mask, clip):
+    """Without the squares."""
+    clipped = old_values + (values - old_values).clamp(-clip, clip)         # (B, R)
+    error = torch.maximum((values - returns).abs(), (clipped - returns).abs())
+    return 0.5 * ppo.masked_mean(error, mask)
+
+
+MISTAKES["value_loss"] = [
+    ("The factor 1/2 is missing.",
+     functools.partial(squared_errors, half=1.0)),
+    ("Take the larger of the two errors. With the smaller one, a value that has moved away from "
+     "its return by more than clip would have no gradient.",
+     functools.partial(squared_errors, choose=torch.minimum)),
+    ("This always takes the clipped error. A value that has moved away from its return then gets "
+     "no gradient. Take the larger of both errors.",
+     functools.partial(squared_errors, choose=lambda error, error_clipped: error_clipped)),
+    ("This never clips. Take the larger of both errors, and clip around the old values, not around "
+     "the returns.",
+     functools.partial(squared_errors, choose=lambda error, error_clipped: error)),
+    ("The values are clipped to the range from -clip to clip. Clip how far they have moved from "
+     "the old values.",
+     value_loss_with(lambda values, old, returns, clip: values.clamp(-clip, clip))),
+    ("This is how far the values have moved. Add the old values again after clipping.",
+     value_loss_with(lambda values, old, returns, clip: (values - old).clamp(-clip, clip))),
+    ("The values are clipped like a ratio. Clip the difference of new and old, to the range from "
+     "-clip to clip.",
+     value_loss_with(lambda values, old, returns, clip: (
+         old * (values / old).clamp(1 - clip, 1 + clip)))),
+    ("The range is around 1 here. The difference of new and old is clipped around 0.",
+     value_loss_with(lambda values, old, returns, clip: (
+         old + (values - old).clamp(1 - clip, 1 + clip)))),
+    ("The old values are the wrong way round. The new value moves away from the old one.",
+     value_loss_with(lambda values, old, returns, clip: (
+         values + (old - values).clamp(-clip, clip)))),
+    ("The error is not squared.",
+     absolute_errors),
+    ("The sign is wrong. The loss is positive, and it falls when the values come near the returns.",
+     functools.partial(squared_errors, half=-0.5)),
+    (NO_GRADIENT,
+     lambda *case: squared_errors(*case).detach()),
+    *with_wrong_means(squared_errors),
+]
+
+
+def check_value_loss(my_value_loss):
+    """my_value_loss(values, old_values, returns, mask (B, R), clip) -> scalar, as ppo.value_loss.
+
+    The gradients by values must agree, too."""
+    cases = []
+    for seed in range(5):
+        moves, errors, old_values, _, mask = episodes(seed)
+        padding = 1 - mask
+        values = old_values + 0.4 * (moves + 1)
+        returns = old_values + errors + 1
+        clip = 0.1 + 0.1 * seed
+        cases.append((values + padding, old_values, returns - 2 * padding, mask, clip))
+    return compare(my_value_loss, ppo.value_loss, MISTAKES["value_loss"], cases, trained=(0,))
 
 
 # ---------------------------------------------------------------- 4. what the paper found

@@ -1,4 +1,4 @@
-"""What the seven notebooks share: a folder to work in, small trained models, tables and figures.
+"""What the eight notebooks share: a folder to work in, small trained models, tables and figures.
 
 Import it before the scripts. The models in notebooks/checkpoints/ are those of
 `python ppo.py --seed 1` in half precision (`python -m notebooks.record` makes them). The recorded

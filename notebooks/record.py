@@ -1,6 +1,6 @@
 """Record what the lessons do not make themselves: small checkpoints, curves and samples.
 
-    python -m notebooks.record      # eight minutes on one core, after two experiments:
+    python -m notebooks.record      # fifteen minutes on one core, after two experiments:
                                     # `python -m notebooks.experiments figure_1` and `kl_sweep`
 
 All of it is of the run with seed 1. Writes notebooks/checkpoints/*.pt (half precision) and
@@ -24,7 +24,7 @@ from tqdm import tqdm
 import model
 import ppo
 import reward
-from data import files, flags, tokenizer
+from data import files, flags, judge, tokenizer
 from data.files import UserError, load_checkpoint
 from data.labeler import get_labelers
 from notebooks import experiments
@@ -188,6 +188,100 @@ def one_round(config):
     return curve(Path(config.out) / "one_round.jsonl")
 
 
+def samples(config):
+    """Return what PPO-ptx writes at iterations 0, 5, ... 40 of its training, as {iteration: ...}.
+
+    PPO-ptx is trained once more. A function that looks at the policy stands in for ppo.rollout,
+    which training calls at the start of each iteration. It has random numbers of its own, so the
+    training stays the same. The policy itself answers, not the average that is saved at the end."""
+    rows = files.read_prompts("valid")
+    firsts = {}
+    for row in rows:
+        firsts.setdefault(row["use_case"], row)             # the first prompt of each use case
+    ten = list(firsts.values())
+    proxy = experiments.load_reward(config)
+    rollout = ppo.rollout
+    policies = []                                           # the same one in each iteration
+    seen = {}
+
+    def look():
+        if len(policies) % 5 == 1:
+            iteration = len(policies) - 1
+            seen[iteration] = answers_and_means(proxy, ten, rows, policies[0])
+
+    def look_and_roll_out(prompts, policy, *others):
+        policies.append(policy)
+        look()
+        return rollout(prompts, policy, *others)
+
+    ppo.rollout = look_and_roll_out
+    try:
+        train_again(config, "ppo_ptx", config.gamma_ptx)
+    finally:
+        ppo.rollout = rollout
+    policies.append(policies[0])                            # after the last iteration
+    look()
+    return seen
+
+
+def train_again(config, name, gamma_ptx):
+    """Train a policy of the run once more, in a temporary folder. Its curve must be the same."""
+    with tempfile.TemporaryDirectory() as out:
+        for parent in ("sft_mix", "reward"):
+            shutil.copy(Path(config.out) / f"{parent}.pt", out)
+        again = dataclasses.replace(config, out=out)
+        ppo.train_policy(again, name, "reward", config.iterations, gamma_ptx)
+        if curve(Path(out) / f"{name}.jsonl") != curve(Path(config.out) / f"{name}.jsonl"):
+            raise UserError(f"the curve of {name} is not that of {config.out}/{name}.jsonl")
+
+
+def answers_and_means(proxy, ten, rows, policy):
+    """Return the answers to ten prompts, and means over the answers to all `rows`.
+
+    An answer comes with its score and its gold utility. It is drawn with the same random numbers
+    for every policy, so it changes only if the policy does."""
+    encoding = tokenizer.load_cached()
+    responses = []
+    for row in ten:
+        responses += answers(policy, [row["prompt"]], seed=1)
+    scores = experiments.proxy_scores(proxy, encoding, ten, responses)
+    golds = experiments.utilities(ten, responses)
+    lines = []
+    for row, response, score, gold in zip(ten, responses, scores, golds):
+        lines.append({**response, "prompt": row["prompt"], "score": score, "gold": gold})
+
+    responses = answers(policy, experiments.column(rows, "prompt"), seed=1)
+    return {"answers": lines, "means": means_of_faults(rows, responses)}
+
+
+def means_of_faults(rows, responses):
+    """Return shares of responses with a fault that anyone can see, and two means."""
+    seen = []
+    words = 0
+    for row, response in zip(rows, responses):
+        seen.append(judge.observe(row["task"], response["text"], response["ended"]))
+        words += len(response["text"].split())
+    constrained = [features for features in seen if features.constrained]
+    return {
+        "words": words / len(seen),
+        "rude": share_above_0(seen, "toxic"),
+        "too long": share_above_0(seen, "surplus"),
+        "unfinished": share_above_0(seen, "unfinished"),
+        "another task": 1 - share_above_0(seen, "attempted"),
+        "false": share_above_0(seen, "false"),
+        "constraint broken": 1 - share_above_0(constrained, "constraints"),
+        "gold": experiments.mean_utility(rows, responses),
+    }
+
+
+def share_above_0(seen, feature):
+    """Return the share of responses in which a feature is above 0. seen: judge.Features."""
+    n = 0
+    for features in seen:
+        n += getattr(features, feature) > 0
+    return n / len(seen)
+
+
 def parts_of(lab, config):
     """Return {part of classroom.json: the function that makes it}."""
     run = Path(config.out)
@@ -205,6 +299,7 @@ def parts_of(lab, config):
     for name in SYMPTOMS:
         parts[name] = functools.partial(with_bug, config, bugs[name])
     parts["pairs"] = functools.partial(pairs, lab)
+    parts["samples"] = functools.partial(samples, config)
     return parts
 
 

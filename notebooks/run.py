@@ -1,8 +1,8 @@
 """Run all notebooks in a new kernel, as a class would. Fail on an error, a warning or a timeout.
 
-    python -m notebooks.run                  # all seven; writes nothing
+    python -m notebooks.run                  # all eight; writes nothing
     python -m notebooks.run --write          # and keeps their outputs in the notebooks
-    python -m notebooks.run 3_ppo --write    # one of them
+    python -m notebooks.run 3b_ppo --write   # one of them
 """
 import argparse
 import os

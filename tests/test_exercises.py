@@ -1,5 +1,6 @@
 """The classroom: every exercise takes its solution, and answers each typical mistake with the hint that fits it."""
 import ast
+import doctest
 import json
 import re
 
@@ -28,7 +29,7 @@ def checked(name, answer):
 def solutions():
     """{exercise: its answer in solutions.md}; a block sees only what its own lesson has imported."""
     found, text = {}, (lesson.HERE / "solutions.md").read_text(encoding="utf-8")
-    for number, part in enumerate(re.split(r"^## \d\. .*$", text, flags=re.M)[1:]):
+    for number, part in enumerate(re.split(r"^## \d\w?\. .*$", text, flags=re.M)[1:]):
         names = {"table": TABLE, "truth": TRUTH}
         cells = json.loads(NOTEBOOKS[number].read_text(encoding="utf-8"))["cells"]
         source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
@@ -43,6 +44,13 @@ def test_every_exercise_has_a_solution_and_three_mistakes():
     checks = {name.removeprefix("check_") for name in dir(exercises) if name.startswith("check_")}
     assert checks == set(solutions()) == set(exercises.MISTAKES)
     assert all(len(mistakes) >= 3 for mistakes in exercises.MISTAKES.values())
+
+
+def test_every_exercise_stands_in_one_lesson():
+    asked = []
+    for path in NOTEBOOKS:
+        asked += re.findall(r"exercises\.check_(\w+)\(", path.read_text(encoding="utf-8"))
+    assert sorted(asked) == sorted(exercises.MISTAKES)
 
 
 @pytest.mark.parametrize("name", exercises.MISTAKES)
@@ -78,11 +86,17 @@ def test_a_notebook_defines_nothing_but_the_students_own(path):
     assert any(cell["outputs"] for cell in cells), "the outputs are committed, so that a lesson can be read without running it"
 
 
-def test_a_mask_that_is_ignored_is_noticed(capsys):
-    """Padding holds anything: an advantage or a loss that reads it is refused."""
-    from_gae, from_loss = solutions()["gae"], solutions()["policy_loss"]
-    assert not exercises.check_gae(lambda r, v, mask, lam: from_gae(r, v, torch.ones_like(mask), lam))
-    assert not exercises.check_policy_loss(lambda new, old, a, mask, clip: from_loss(new, old, a, torch.ones_like(mask), clip) * mask.numel() / mask.sum())
+MASKED = {"token_rewards": 3, "gae": 2, "policy_loss": 3, "clip_fraction": 3, "whitened": 1, "value_loss": 3}      # where the mask is
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_mask_that_is_ignored_is_noticed(name, capsys):
+    """Padding holds anything: an answer that reads it is refused."""
+    def without(*case):
+        case = list(case)
+        case[MASKED[name]] = torch.ones_like(case[MASKED[name]])
+        return solutions()[name](*case)
+    assert not checked(name, without)
 
 
 # Lesson 6: other right ways to write each answer. r: rewards (B,). k: responses per prompt.
@@ -143,7 +157,145 @@ def dpo_without_gradient_on_padding(c, d, rc, rd, beta):
     return -F.logsigmoid(beta * (sums[0] - sums[1] - sums[2].detach() + sums[3].detach())).mean()
 
 
+# Lesson 3: other right ways.
+
+
+def gae_row_by_row(rewards, values, mask, lam):
+    """Without a mask in the arithmetic: each row is cut to its length."""
+    result = torch.zeros_like(rewards)
+    for i, n in enumerate(mask.sum(1).int().tolist()):
+        following = torch.cat([values[i, 1:n], torch.zeros(1)])
+        delta = rewards[i, :n] + following - values[i, :n]
+        for t in range(n):
+            result[i, t] = sum(lam ** k * delta[t + k] for k in range(n - t))
+    return result
+
+
+def rewards_row_by_row(scores, logprobs, ref_logprobs, mask, beta):
+    result = torch.zeros_like(logprobs)
+    for i, n in enumerate(mask.sum(1).int().tolist()):
+        result[i, :n] = -beta * (logprobs[i, :n] - ref_logprobs[i, :n])
+        result[i, n - 1] += scores[i]
+    return result.tolist()
+
+
+def rewards_by_the_end_of_the_mask(scores, logprobs, ref_logprobs, mask, beta):
+    is_last = mask - F.pad(mask[:, 1:], (0, 1))
+    return torch.where(mask > 0, beta * (ref_logprobs - logprobs), 0) + is_last * scores[:, None]
+
+
+def objective_by_minimum(new, old, a, mask, clip):
+    """PPO's own way: minus the mean of the smaller objective, of the tokens alone."""
+    ratio = (new - old)[mask.bool()].exp()
+    a = a[mask.bool()]
+    return -torch.minimum(a * ratio, a * torch.clip(ratio, 1 - clip, 1 + clip)).mean()
+
+
+def policy_loss_by_cases(new, old, a, mask, clip):
+    ratio = new.exp() / old.exp()
+    limit = torch.where(a > 0, torch.minimum(ratio, torch.ones(()) + clip),
+                        torch.maximum(ratio, torch.ones(()) - clip))
+    return -((a * limit * mask).sum(1)).sum() / mask.sum()
+
+
+def policy_loss_in_a_loop(new, old, a, mask, clip):
+    losses = []
+    for i in range(len(new)):
+        for t in range(int(mask[i].sum())):
+            ratio = torch.exp(new[i, t] - old[i, t])
+            losses.append(torch.max(-a[i, t] * ratio, -a[i, t] * ratio.clamp(1 - clip, 1 + clip)))
+    return torch.stack(losses).mean()
+
+
+def clip_fraction_without_gradient(new, old, a, mask, clip):
+    """The definition itself: the share of tokens whose gradient is 0."""
+    new = new.clone().requires_grad_()
+    loss = policy_loss_in_a_loop(new, old, a, mask, clip)
+    gradient, = torch.autograd.grad(loss, new)
+    return ((gradient == 0) & (mask > 0)).sum() / mask.sum()
+
+
+def clip_fraction_in_a_loop(new, old, a, mask, clip):
+    found = []
+    for i in range(len(new)):
+        for t in range(int(mask[i].sum())):
+            ratio = float(torch.exp(new[i, t] - old[i, t]))
+            good = float(a[i, t]) > 0
+            found.append(ratio > 1 + clip if good else ratio < 1 - clip)
+    return sum(found) / len(found)
+
+
+def clip_fraction_by_losses(new, old, a, mask, clip):
+    ratio = (new - old).exp()
+    larger = -a * ratio.clamp(1 - clip, 1 + clip) > -a * ratio
+    return larger[mask > 0].float().mean().item()
+
+
+def whitened_by_index(x, mask, **how):
+    tokens = x[mask > 0]
+    result = torch.zeros_like(x)
+    result[mask > 0] = (tokens - tokens.mean()) / (tokens.std(**how) + 1e-8)
+    return result
+
+
+def whitened_in_numpy(x, mask):
+    tokens = x.numpy()[mask.numpy() > 0]
+    return (x.numpy() - tokens.mean()) / max(tokens.std(), 1e-6) * mask.numpy()
+
+
+def whitened_by_second_moment(x, mask):
+    """Var x = E x^2 - (E x)^2, in float64, where the difference is exact enough."""
+    x = x.double()
+    mean = (x * mask).sum() / mask.sum()
+    variance = (x * x * mask).sum() / mask.sum() - mean * mean
+    return torch.where(mask > 0, (x - mean) / torch.sqrt(variance.clamp(min=0) + 1e-8), 0.0)
+
+
+def value_loss_by_index(new, old, returns, mask, clip):
+    new, old, returns = new[mask > 0], old[mask > 0], returns[mask > 0]
+    near = torch.clip(new, old - clip, old + clip)
+    return torch.max((new - returns).square(), (near - returns).square()).mean() / 2
+
+
+def value_loss_in_a_loop(new, old, returns, mask, clip):
+    errors = []
+    for i in range(len(new)):
+        for t in range(int(mask[i].sum())):
+            near = old[i, t] + (new[i, t] - old[i, t]).clamp(-clip, clip)
+            errors.append(max((new[i, t] - returns[i, t]) ** 2, (near - returns[i, t]) ** 2))
+    return 0.5 * sum(errors) / len(errors)
+
+
+def value_loss_by_library(new, old, returns, mask, clip):
+    near = torch.minimum(torch.maximum(new, old - clip), old + clip)
+    plain = F.mse_loss(new, returns, reduction="none")
+    errors = torch.stack([plain, F.mse_loss(near, returns, reduction="none")]).amax(0)
+    return (errors * mask / 2).sum() / mask.sum()
+
+
 RIGHT_WAYS = {
+    "token_rewards": [rewards_row_by_row, rewards_by_the_end_of_the_mask],
+    "k3": [
+        lambda new, ref: torch.expm1(ref - new) - (ref - new),
+        lambda new, ref: ref.exp() / new.exp() - 1 - (ref - new),
+    ],
+    "gae": [
+        gae_row_by_row,
+        lambda r, v, mask, lam: gae_row_by_row(r * mask, v * mask, mask, lam).numpy(),
+    ],
+    "policy_loss": [
+        objective_by_minimum, policy_loss_by_cases, policy_loss_in_a_loop,
+        lambda *x: objective_by_minimum(*x)[None],
+    ],
+    "clip_fraction": [
+        clip_fraction_without_gradient, clip_fraction_in_a_loop, clip_fraction_by_losses,
+    ],
+    "whitened": [
+        whitened_by_index, whitened_in_numpy, whitened_by_second_moment,
+        lambda x, mask: whitened_by_index(x, mask, correction=0),
+        lambda x, mask: whitened_by_index(x, mask).tolist(),
+    ],
+    "value_loss": [value_loss_by_index, value_loss_in_a_loop, value_loss_by_library],
     "rloo_advantages": [
         rloo_in_a_loop,
         lambda r, k: k / (k - 1) * centred(r, k).flatten(),
@@ -184,6 +336,52 @@ def test_either_standard_deviation_is_accepted_and_the_other_is_named(capsys):
     assert "divides by k and ours by k - 1" in capsys.readouterr().out
 
 
+def test_either_variance_is_accepted_and_the_other_is_named(capsys):
+    assert checked("whitened", whitened_in_numpy)
+    assert "same as ours" in capsys.readouterr().out
+    assert checked("whitened", whitened_by_index)
+    assert "divides by n - 1 and ours by n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["policy_loss", "value_loss"])
+def test_a_loss_of_lesson_3_that_cannot_train_is_refused(name, capsys):
+    """Its value is right. A constant limit in place of the clamp has another gradient, too."""
+    right = solutions()[name]
+    for wrong in (lambda *x: right(*x).item(), lambda *x: right(*x).detach().requires_grad_(),
+                  lambda new, *x: right(new.detach(), *x)):
+        assert not checked(name, wrong)
+        assert "it has no gradient" in capsys.readouterr().out
+    assert not checked(name, lambda new, *x: right(new, *x).detach() + new.sum() - new.sum().detach())
+    assert "Its gradient is not" in capsys.readouterr().out
+
+
+# {exercise: [(place of an argument, values that the check might use)]}
+NUMBERS = {
+    "token_rewards": [(4, (0.2, 0.3, 0.4, 0.5, 0.6))],
+    "gae": [(3, (0.95, 0.85, 0.75, 0.65, 0.55, 0.9))],
+    "policy_loss": [(4, (0.1, 0.15, 0.2, 0.25, 0.3))],
+    "clip_fraction": [(4, (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45))],
+    "value_loss": [(4, (0.1, 0.2, 0.3, 0.4, 0.5))],
+    "whitened": [],
+    "k3": [],
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_argument_of_lesson_3_is_varied(name, capsys):
+    """An answer with a fixed number, or one that ignores a tensor, is refused."""
+    right = solutions()[name]
+    for place, values in NUMBERS[name]:
+        for value in values:
+            assert not checked(name, lambda *case: right(*case[:place], value, *case[place + 1:]))
+    for place in range(right.__code__.co_argcount - len(NUMBERS[name])):
+        def without(*case):
+            case = list(case)
+            case[place] = torch.zeros_like(case[place])
+            return right(*case)
+        assert not checked(name, without), place
+
+
 @pytest.mark.parametrize("wrong, hint", [
     (lambda *x: torch.log1p(torch.exp(-margins(*x))).mean(), "At large margins this is infinite"),
     (lambda *x: -torch.log(1 / (1 + torch.exp(-margins(*x)))).mean(), "At large margins"),
@@ -198,7 +396,7 @@ def test_a_loss_that_cannot_train_is_refused(wrong, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", RIGHT_WAYS)
+@pytest.mark.parametrize("name", ["rloo_advantages", "grpo_advantages", "dpo_loss"])
 def test_every_argument_is_varied(name, capsys):
     """An answer with a fixed k or beta, or one that ignores any other argument, is refused."""
     right = solutions()[name]
@@ -277,6 +475,17 @@ def test_what_a_student_ranks_is_kept_and_a_prepared_ranking_is_not(tmp_path, mo
             assert line[key] == ranking[key]
     asked = {row["prompt"] for row in files.read_prompts("rm")}
     assert all(ranking["prompt"] in asked for ranking in twelve)
+
+
+def test_the_example_of_the_policy_gradient_gives_what_the_page_shows():
+    """Its code prints the numbers shown below it, and they are those of the page's table."""
+    page = (lesson.HERE / "policy_gradient.md").read_text(encoding="utf-8")
+    code, = re.findall(r"^```pycon\n(.*?)^```$", page, re.M | re.S)
+    example = doctest.DocTestParser().get_doctest(code, {}, "policy_gradient.md", None, 0)
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0
+    means, variances = (re.search(rf"^\| {name} \| \| \*\*(.*)\*\* \| \*\*(.*)\*\* \|$", page, re.M).groups() for name in ("mean", "variance"))
+    for b, mean, variance in zip(("0.0", "1.5"), means, variances):
+        assert f"b {b}: mean {mean}, variance {variance}\n" in code
 
 
 def test_no_lesson_counts_the_lines_of_a_script():

@@ -141,7 +141,7 @@ def test_the_answers_of_the_readme_are_among_those_of_all_models():
 
 
 def test_every_lesson_is_listed():
-    listed = re.findall(r"^- `(\d_\w+)`", section("README.md", "## The lessons"), re.M)
+    listed = re.findall(r"^- `(\d\w?_\w+)`", section("README.md", "## The lessons"), re.M)
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     lessons = [path.stem for path in notebooks]
     rows = table(section("notebooks/README.md", "## The classroom"))
