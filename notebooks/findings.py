@@ -135,6 +135,7 @@ def picture_use_cases(rows, axes):
     axes[2].legend(frameon=False, fontsize=9, loc="lower left")
     axes[1].set_yticks(range(len(cases)), [])
     axes[1].set_ylim(axes[0].get_ylim())
+    axes[1].set_title("dots: mean of the seeds, lines: lowest to highest", fontsize=9)
     return sentence_use_cases(rows, cases)
 
 
@@ -149,7 +150,7 @@ def draw_models(axis, rows, part, names):
         axis.plot(
             means, range(len(names)), linestyle="", marker=marker, color=COLOURS[model_name],
             label=TITLES[model_name])
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axis.set_xlim(-0.03, 1.03)
     axis.invert_yaxis()
 
@@ -609,8 +610,10 @@ def world_without(world, folder, kinds):
 
 
 def leave_out(lab, seed, name):
-    """Train without the kinds UNSEEN, or with them. Return gold and attempts on both groups."""
-    config = lab.short(seed, f"{name}_five_kinds")
+    """Train without the kinds UNSEEN, or with them. Return gold and attempts on both groups.
+
+    With them it is the run that the dials of experiments.py call "one round"."""
+    config = lab.short(seed, "without five kinds" if name == "without" else "one round")
     kinds = UNSEEN if name == "without" else ()
     world = world_without(files.FOLDER, Path(config.out) / "world", kinds)
     train_in(lab, config, world, rounds=1)
