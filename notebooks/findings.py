@@ -605,7 +605,8 @@ def world_without(world, folder, kinds):
     for name in ("demonstrations", "prompts_rm", "prompts_rl"):
         rows = files.read_jsonl(world / f"{name}.jsonl", prompt=str, task=dict)
         kept = [row for row in rows if row["task"]["kind"] not in kinds]
-        files.write_jsonl(folder / f"{name}.jsonl", kept)
+        if len(kept) < len(rows):
+            files.write_jsonl(folder / f"{name}.jsonl", kept)
     return folder
 
 
