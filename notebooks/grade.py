@@ -7,14 +7,14 @@ hard)` gives 3 points, medium 2 and easy 1. Below it is the cell that calls the 
 recognised by the exercises in a notebook, not by its name.
 
 Only what an answer needs is run: the statements that give the answer its value, and those that give
-the names it reads, wherever they are. So training cells are not run, nor is a line that replaces a
-check. Names that the student has deleted come from the lesson. Then the lesson's own call of the
-check decides, and printed text does not count. An answer that runs too long or ends the process
-costs its own points only.
+the names it reads, wherever they are. So training cells are not run. Names that the student has
+deleted come from the lesson. Then the lesson's own call of the check decides. Printed text does not
+count, and functions of our modules cannot be replaced. An answer that runs too long or ends the
+process costs its own points only.
 
 This is no sandbox. Students' code runs with your rights: it can delete your files and use the
 network. It is not noticed if an answer was copied, calls the script's own function, or changes a
-check from inside a function.
+check by other means than a new value of a name.
 """
 import argparse
 import ast
@@ -27,6 +27,7 @@ import re
 import sys
 import tempfile
 import time
+import types
 from collections import namedtuple
 from pathlib import Path
 
@@ -59,10 +60,12 @@ def statements_of(cells, unwritten=()):
         source = re.sub(r"^[%!].*$", "", source, flags=re.M)            # magics
         try:
             for node in ast.parse(source if kind == "code" else "").body:
-                found.append(Statement(ast.unparse(node), names_given(node)))
+                source = ast.unparse(node)
+                if source not in unwritten:
+                    found.append(Statement(source, names_given(node)))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             n_bad += 1
-    return [one for one in found if one.source not in unwritten], n_bad
+    return found, n_bad
 
 
 def names_given(node):
@@ -103,11 +106,15 @@ def lessons():
 
 def recognised(cells, known):
     """Return the lesson most of whose checks and answers occur in a notebook's code."""
-    words = set(re.findall(r"\w+", " ".join(source for kind, source in cells if kind == "code")))
-    shared = {}
+    words = set()
+    for kind, source in cells:
+        if kind == "code":
+            words.update(re.findall(r"\w+", source))
+    shared = dict.fromkeys(known, 0)
     for name, lesson in known.items():
-        calls = " ".join(exercise.call for exercise in lesson.exercises)
-        shared[name] = len(words.intersection(re.findall(r"(?:check|my)_\w+", calls)))
+        for exercise in lesson.exercises:
+            marks = re.findall(r"(?:check|my)_\w+", exercise.call)
+            shared[name] += len(words.intersection(marks))
     best = max(shared, key=shared.get)
     if shared[best] == 0:
         raise ValueError("no exercise of any lesson is in it")
@@ -154,6 +161,13 @@ def places_of(name, statements, end):
     return [i for i in places if i < end] or [i for i in places if i > end][:1]
 
 
+class Frozen(types.ModuleType):
+    """A module in which no name gets a new value from outside."""
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"{self.__name__}.{name} may not be changed")
+
+
 def work(connection, exercises, theirs, ours, folder):
     """Send (right, first error, False) of each exercise. This runs in a process of its own."""
     for stream in (0, 1, 2):                        # no input, and output of any size is dropped
@@ -161,7 +175,9 @@ def work(connection, exercises, theirs, ours, folder):
     os.chdir(folder)
     tempfile.tempdir = folder
     from notebooks import exercises as checks       # here, because it imports torch
-
+    for name in list(sys.modules):
+        if name.split(".")[0] in ("data", "model", "notebooks", "ppo", "reward", "sft"):
+            sys.modules[name].__class__ = Frozen
     for exercise in exercises:
         names = Names(theirs, ours)
         known = Names(ours)                         # the check's other arguments are the lesson's
@@ -205,7 +221,9 @@ def grade(path, known):
     exercises = known[name].exercises
     ours, _ = statements_of(known[name].cells, known[name].unwritten)
     theirs, n_bad = statements_of(cells, known[name].unwritten)
-    written = set().union(*(one.names for one in theirs))
+    written = set()
+    for statement in theirs:
+        written |= statement.names
     begun = [exercise for exercise in exercises if written.issuperset(exercise.answers)]
     end = time.time() + NOTEBOOK_LIMIT
     verdicts = []
@@ -214,15 +232,16 @@ def grade(path, known):
 
     points = dict.fromkeys(exercises, "-")
     total = 0
+    any_failed = False
     remarks = [f"{n_bad} cells are not Python"] if n_bad else []
     if len(begun) < len(exercises):
         remarks.append(f"{len(exercises) - len(begun)} of {len(exercises)} not begun")
-    for exercise, (right, error, _) in zip(begun, verdicts):
+    for exercise, (right, error, failed) in zip(begun, verdicts):
         points[exercise] = exercise.points if right else 0
         total += points[exercise]
+        any_failed = any_failed or failed
         remarks += [f"{exercise.answers[0]}: {error}"] if error else []
     possible = sum(exercise.points for exercise in exercises)
-    any_failed = any(failed for *_, failed in verdicts)
     return name, list(points.values()), total, possible, "; ".join(remarks), any_failed
 
 

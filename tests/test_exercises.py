@@ -460,3 +460,36 @@ def test_a_question_is_asked_again_until_the_answer_fits(monkeypatch, tmp_path):
     monkeypatch.setenv("LESSON_UNATTENDED", "1")
     typed()
     assert lesson.ask_vote(0.2) == "b" and lesson.ask_ranks(RANKING, None) == [2, 1, 1, 3]
+
+
+def test_a_lesson_without_a_checkout_asks_for_an_address_in_one_line(monkeypatch, tmp_path):
+    """All lessons begin with the same two cells. They clone nothing from a placeholder."""
+    beginnings = set()
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        beginnings.add(("".join(cells[1]["source"]), "".join(cells[2]["source"])))
+    (find, fetch), = beginnings
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [])
+    names = {}
+    exec(find, names)
+    with pytest.raises(SystemExit, match="Put the address of your repository"):
+        exec(fetch, names)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_lesson_is_ready_to_teach(path):
+    """Minutes and difficulty of each exercise, folded answers, a short version, a discussion."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    assert "**Only 30 minutes?**" in texts[0]
+    text = "\n\n".join(texts)
+    headings = re.findall(r"^### Exercise.*$", text, re.M)
+    level = re.compile(r"### Exercise \d+\. .+ \(\d+ minutes, (easy|medium|hard)\)")
+    assert headings and all(level.fullmatch(heading) for heading in headings), headings
+    folded = re.findall(r"^<details><summary>Answer</summary>\n\n\S.*?\S\n\n</details>$", text,
+                        re.M | re.S)
+    assert len(folded) == text.count("<details>") == text.count("</details>")
+    _, _, discussion = texts[-1].partition("## To discuss\n")
+    questions = re.findall(r"^\d\. .*\?", discussion, re.M)
+    assert 2 <= len(questions) <= 4 and discussion.count("<details>") == len(questions)

@@ -127,6 +127,19 @@ def test_an_answer_that_reads_the_lessons_names_needs_no_cells_of_the_lesson(tmp
     assert points == ["-", "-", possible(lesson_of(0))[2], "-"], remark
 
 
+def test_an_answer_cannot_replace_a_function_of_ours(tmp_path):
+    """Neither while it is defined nor while it is called; the remark tells it."""
+    answers = {
+        "my_next_token_loss": "def my_next_token_loss(logits, ids):\n"
+                              "    exercises.all_same = lambda *x: True\n    return 0.0",
+        "my_perplexity": "my_perplexity, exercises.compare = math.exp, lambda *x, **k: True",
+        "my_number": "def my_change():\n    setattr(exercises, 'same', lambda *x: True)\n"
+                     "    return 3\nmy_number = my_change()"}
+    _, points, remark, _ = graded(handed_in(tmp_path, 0, answers))
+    assert points[:1] + points[2:] == [0, 0, "-"]
+    assert "my_number: AttributeError: notebooks.exercises.same may not be changed" in remark
+
+
 @pytest.mark.parametrize("first", [
     "exercises.check_perplexity = lambda answer: True",
     "from notebooks import exercises\nexercises.compare = lambda *a, **k: True",
