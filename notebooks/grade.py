@@ -95,6 +95,8 @@ def lessons():
             if kind == "markdown":
                 levels = re.findall(HEADING, source)
             for call in re.findall(r"^exercises\.check_\w+\(.*\)", source, re.M):
+                if not levels:
+                    raise files.UserError(f"{path.name}: {call} has no heading with a difficulty")
                 answers = tuple(re.findall(r"(?<=\()\w+|\bmy_\w+", call))
                 exercises.append(Exercise(POINTS[levels[-1]], call, answers))
                 names.update(answers)
