@@ -193,6 +193,10 @@ def episodes(seed, B=4, R=6):
     return logprobs - 1, ref_logprobs - 1, values, advantages, mask
 
 
+NO_GRADIENT = ("The value is right, but it has no gradient, so nothing can be trained with it. "
+               "Avoid detach(), item() and float().")
+
+
 # ---------------------------------------------------------------- 0. the base model
 
 
@@ -209,6 +213,18 @@ def mean_probability(logits, ids):
 MISTAKES["next_token_loss"] = [
     ("Row t of the logits predicts token t + 1. Shift the targets by one.",
      lambda logits, ids: F.cross_entropy(logits, ids)),
+    ("Row t of the logits predicts token t + 1. Here the targets are shifted the other way: it "
+     "predicts token t - 1.",
+     lambda logits, ids: F.cross_entropy(logits[1:], ids[:-1])),
+    ("The sign is wrong. The loss is minus the mean log-probability, so it is positive.",
+     lambda logits, ids: -next_token_loss(logits, ids)),
+    (NO_GRADIENT,
+     lambda logits, ids: next_token_loss(logits, ids).detach()),
+    ("Row t of the logits predicts token t + 1. Its softmax is over the vocabulary, the last "
+     "dimension.",
+     lambda logits, ids: -logits[:-1].log_softmax(0).gather(1, ids[1:, None]).mean()),
+    ("These are the logits of the true tokens. Take the log_softmax of the logits first.",
+     lambda logits, ids: -logits[:-1].gather(1, ids[1:, None]).mean()),
     ("T tokens give T - 1 predictions. Divide by T - 1.",
      lambda logits, ids: next_token_loss(logits, ids, "sum") / len(ids)),
     ("This is a sum. The loss is the mean over the predicted tokens.",
@@ -223,13 +239,14 @@ MISTAKES["next_token_loss"] = [
 def check_next_token_loss(my_next_token_loss):
     """my_next_token_loss(logits (T, V), ids (T,)) -> mean nats per predicted token.
 
-    The same as in model.corpus_loss."""
+    The same as in model.corpus_loss. The gradients by the logits must agree, too."""
     cases = []
-    for _ in range(5):
-        logits = torch.randn(7, 11)
-        ids = torch.randint(11, (7,))
+    for T in (7, 5, 9, 7, 2):
+        logits = torch.randn(T, 11)
+        ids = torch.randint(11, (T,))
         cases.append((logits, ids))
-    return compare(my_next_token_loss, next_token_loss, MISTAKES["next_token_loss"], cases)
+    return compare(my_next_token_loss, next_token_loss, MISTAKES["next_token_loss"], cases,
+                   trained=(0,))
 
 
 MISTAKES["perplexity"] = [
@@ -269,7 +286,19 @@ MISTAKES["sample"] = [
      lambda logits, temperature, u: pick((logits / temperature).softmax(-1), u)),
     ("The temperature is missing.",
      lambda logits, temperature, u: sample(logits, 1.0, u)),
+    ("<|pad|> is set to 0 after the softmax, so the probabilities no longer add up to 1. Often no "
+     "sum passes u. Set its logit to -inf before the softmax.",
+     lambda logits, temperature, u: zeroed_after_softmax(logits, temperature, u)),
+    ("This token comes after the one at which the sum passes u.",
+     lambda logits, temperature, u: sample(logits, temperature, u) + 1),
 ]
+
+
+def zeroed_after_softmax(logits, temperature, u):
+    """Return the first token at which the sum passes u, or V if there is none."""
+    probabilities = (logits / temperature).softmax(-1)                      # (V,)
+    probabilities[-1] = 0.0
+    return int((probabilities.cumsum(-1) < u).sum())
 
 
 def check_sample(my_sample):
@@ -283,7 +312,16 @@ def check_sample(my_sample):
             logits = torch.randn(9) * 2
             logits[8] += 3                                  # pad would be likely
             cases.append((logits, temperature, rng.random()))
-    return compare(my_sample, sample, MISTAKES["sample"], cases)
+
+    def found(logits, temperature, u):
+        try:
+            return my_sample(logits, temperature, u)
+        except IndexError:
+            if zeroed_after_softmax(logits, temperature, u) < len(logits):
+                raise
+            return len(logits)                              # no sum passed u: that mistake
+
+    return compare(found, sample, MISTAKES["sample"], cases)
 
 
 def parameters():
@@ -339,6 +377,14 @@ MISTAKES["mask"] = [
      lambda prompt_length, length, T: [float(t < length) for t in range(1, T)]),
     ("The padding after the response is not learned. The mask is 0 there.",
      lambda prompt_length, length, T: [float(t >= prompt_length) for t in range(1, T)]),
+    ("These are T entries, one per token. There are T - 1 targets: the first token is not "
+     "predicted.",
+     lambda prompt_length, length, T: [float(prompt_length <= t < length) for t in range(T)]),
+    ("`length` is that of prompt and response together. The response ends with token length - 1.",
+     lambda prompt_length, length, T: [
+         float(prompt_length <= t < prompt_length + length) for t in range(1, T)]),
+    ("The mask is turned round. It is 1 on the response and 0 elsewhere.",
+     lambda prompt_length, length, T: [1 - m for m in mask_of(prompt_length, length, T)]),
 ]
 
 
@@ -346,7 +392,7 @@ def check_mask(my_mask):
     """my_mask(prompt_length, length, T) -> T - 1 zeros and ones, as in sft.sft_batch.
 
     length is that of prompt and response together."""
-    cases = [(3, 6, 9), (1, 4, 7), (5, 8, 12)]
+    cases = [(3, 6, 9), (1, 5, 7), (5, 7, 12), (2, 9, 9)]   # the last one has no padding
     return compare(my_mask, mask_of, MISTAKES["mask"], cases)
 
 
@@ -385,20 +431,25 @@ MISTAKES["masked_loss"] = [
      lambda logits, idx, mask: -summed_loss(logits, idx, mask) / mask.sum()),
     ("The mask is missing. The model would learn the prompt, too.",
      lambda logits, idx, mask: token_losses(logits, idx).mean()),
+    ("Row t of the logits predicts token t + 1. The targets are idx[:, 1:].",
+     lambda logits, idx, mask: (token_losses(logits, idx.roll(1, 1)) * mask).sum() / mask.sum()),
+    (NO_GRADIENT,
+     lambda *case: masked_loss(*case).detach()),
 ]
 
 
 def check_masked_loss(my_masked_loss):
     """my_masked_loss(logits (B, T - 1, V), idx (B, T), mask (B, T - 1)) -> scalar.
 
-    The same as sft.sft_loss."""
+    The same as sft.sft_loss. The gradients by the logits must agree, too."""
     cases = []
     for seed in range(5):
         _, _, _, _, mask = episodes(seed)
         logits = torch.randn(4, 6, 11)
         idx = torch.randint(11, (4, 7))
         cases.append((logits, idx, mask))
-    return compare(my_masked_loss, masked_loss, MISTAKES["masked_loss"], cases)
+    return compare(
+        my_masked_loss, masked_loss, MISTAKES["masked_loss"], cases, trained=(0,))
 
 
 def cosine_to_zero(step, steps, peak):
@@ -418,6 +469,15 @@ MISTAKES["cosine"] = [
      lambda step, steps, peak: peak * (1 - 0.9 * step / steps)),
     ("This falls and then rises again. Use half a period, from 0 to pi.",
      full_cosine),
+    ("This rises. It starts at the peak.",
+     lambda step, steps, peak: training.cosine(steps - step, steps, peak)),
+    ("This is the factor. Multiply it by the peak.",
+     lambda step, steps, peak: training.cosine(step, steps, 1.0)),
+    ("This is a quarter of a period, from 0 to pi / 2. A cosine falls slowly at the end, too. Use "
+     "half a period, from 0 to pi.",
+     lambda step, steps, peak: peak * (0.1 + 0.9 * math.cos(math.pi / 2 * step / steps))),
+    ("This ends below a tenth of the peak. From 1 to -1 a cosine falls by 2, so halve it.",
+     lambda step, steps, peak: peak * (0.1 + 0.9 * math.cos(math.pi * step / steps))),
 ]
 
 
@@ -425,33 +485,60 @@ def check_cosine(my_cosine):
     """my_cosine(step, steps, peak) -> learning rate, as data.training.cosine without warm-up.
 
     Half a cosine, from the peak to a tenth of it."""
-    cases = [(0, 80, 0.01), (10, 80, 0.01), (40, 80, 0.01), (60, 80, 0.01), (80, 80, 0.01)]
+    cases = [(0, 80, 0.01), (10, 80, 0.01), (40, 200, 0.01), (60, 80, 0.3), (80, 80, 0.02)]
     return compare(my_cosine, training.cosine, MISTAKES["cosine"], cases)
 
+
+def epoch_by(choose, key):
+    """Return a function from a table to the epoch whose row has the max or min of one column."""
+    def chosen(table):
+        return choose(table, key=lambda row: row[key])["epoch"]
+    return chosen
+
+
+best_epoch = epoch_by(max, "score")
 
 MISTAKES["epoch"] = [
     ("This epoch has the lowest validation loss. The paper does not choose by it (C.1). Which "
      "column measures what people prefer?",
-     "loss"),
+     epoch_by(min, "valid_loss")),
+    ("This epoch has the highest validation loss. It predicts the demonstrations worst.",
+     epoch_by(max, "valid_loss")),
     ("This is the last epoch. It was trained longest. Is it also preferred most?",
-     "last"),
+     epoch_by(max, "epoch")),
+    ("This is the last row. It was trained longest in the lesson's table. Is it also preferred "
+     "most?",
+     lambda table: table[-1]["epoch"]),
     ("This epoch is the best according to the gold judge. In practice nobody can see that column.",
-     "gold"),
+     epoch_by(max, "gold")),
+    ("This epoch has the lowest score. A higher score is better.",
+     epoch_by(min, "score")),
+    ("This is the index of the row, counted from 0. Return its epoch.",
+     lambda table: max(range(len(table)), key=lambda i: table[i]["score"])),
+    ("This is the number of the row. Return the epoch that is in it. The rows may be in any order.",
+     lambda table: max(range(len(table)), key=lambda i: table[i]["score"]) + 1),
+    ("This is the highest score. Return the epoch that has it.",
+     lambda table: max(row["score"] for row in table)),
+    ("This is a row of the table. Return its epoch.",
+     lambda table: max(table, key=lambda row: row["score"])),
 ]
 
 
-def check_epoch(epoch, table):
-    """The epoch that becomes the SFT baseline. table: rows of epoch, valid_loss, score, gold."""
-    wrong = {
-        "loss": min(table, key=lambda row: row["valid_loss"]),
-        "last": table[-1],
-        "gold": max(table, key=lambda row: row["gold"]),
-    }
-    right = max(table, key=lambda row: row["score"])
-    mistakes = []
-    for hint, name in MISTAKES["epoch"]:
-        mistakes.append((hint, wrong[name]["epoch"]))
-    return compare_value(epoch, right["epoch"], mistakes)
+def check_epoch(my_epoch):
+    """my_epoch(table) -> the epoch that becomes the SFT baseline.
+
+    table: a list of rows, dicts of epoch, valid_loss, score and gold, in any order."""
+    if not callable(my_epoch):
+        return said(False, "Write a function of the table. Other tables have other best epochs.")
+    rng = random.Random(0)
+    cases = []
+    for n in (16, 12, 16):
+        table = []
+        for epoch in rng.sample(range(1, n + 1), n):
+            table.append({"epoch": epoch, "valid_loss": 0.5 - rng.random() / 20,
+                          "score": rng.random(), "gold": 0.7 + rng.random() / 10})
+        cases.append((table,))
+    return compare(my_epoch, best_epoch, MISTAKES["epoch"], cases)
 
 
 # ---------------------------------------------------------------- 2. the reward model
@@ -470,12 +557,20 @@ MISTAKES["preference"] = [
      lambda a, b: a / (a + b)),
     ("This is the difference of the scores. A probability lies between 0 and 1.",
      lambda a, b: a - b),
+    ("This is the logarithm of the probability.",
+     lambda a, b: math.log(preference(a, b))),
+    ("This only says which score is higher. The probability depends on how much higher.",
+     lambda a, b: float(a > b)),
 ]
 
 
 def check_preference(my_preference):
-    """my_preference(score a, score b) -> the chance that a is preferred to b (Bradley-Terry)."""
-    cases = [(1.0, 0.5), (-0.3, 2.0), (3.0, 2.5), (0.7, 0.4)]
+    """my_preference(score a, score b) -> the chance that a is preferred to b (Bradley-Terry).
+
+    Each score is a tensor of one number."""
+    cases = []
+    for a, b in ((1.0, 0.5), (-0.3, 2.0), (3.0, 2.5), (0.7, 0.4)):
+        cases.append((torch.tensor(a), torch.tensor(b)))    # for math.exp and for torch.sigmoid
     return compare(my_preference, preference, MISTAKES["preference"], cases)
 
 
@@ -501,6 +596,10 @@ MISTAKES["pairs"] = [
      lambda ranks: pairs_where(ranks, lambda a, b: a <= b)),
     ("Count the responses from 0.",
      lambda ranks: [(i + 1, j + 1) for i, j in pairs_of(ranks)]),
+    ("The loser is first in these pairs. Put the better response first. Rank 1 is the best.",
+     lambda ranks: sorted((j, i) for i, j in pairs_of(ranks) if i < j)),
+    ("Only pairs with i < j are here. The better response may also come later in the list.",
+     lambda ranks: [(i, j) for i, j in pairs_of(ranks) if i < j]),
     ("These are only neighbours in rank. The best response also beats the third. Take all pairs.",
      lambda ranks: pairs_where(ranks, lambda a, b: b - a == 1)),
 ]
@@ -536,6 +635,12 @@ def mean_wrong_chance(scores, ranks):
     return sum(1 - torch.sigmoid(scores[i] - scores[j]) for i, j in pairs) / len(pairs)
 
 
+def minus_mean_difference(scores, ranks):
+    """Minus the mean over pairs of the winner's score minus the loser's."""
+    pairs = pairs_of(ranks)
+    return -sum(scores[i] - scores[j] for i, j in pairs) / len(pairs)
+
+
 MISTAKES["ranking_loss"] = [
     ("This is a sum. Divide by the number of pairs.",
      summed_equation_1),
@@ -548,17 +653,22 @@ MISTAKES["ranking_loss"] = [
      lambda scores, ranks: summed_equation_1(scores, ranks) / math.comb(len(ranks), 2)),
     ("This is one minus a probability. The loss is minus the logarithm of the probability.",
      mean_wrong_chance),
+    ("The log-sigmoid is missing. This is minus the mean difference, which has no lower bound.",
+     minus_mean_difference),
+    (NO_GRADIENT,
+     lambda scores, ranks: equation_1(scores, ranks).detach()),
 ]
 
 
 def check_ranking_loss(my_ranking_loss):
     """my_ranking_loss(scores (K,), ranks, a list of K) -> equation 1 for one prompt.
 
-    The same as reward.ranking_loss."""
+    The same as reward.ranking_loss. The gradients by the scores must agree, too."""
     cases = []
     for ranks in ([2, 1, 3, 2], [1, 2, 3, 4], [3, 1, 1, 2, 4]):
         cases.append((torch.randn(len(ranks)), ranks))
-    return compare(my_ranking_loss, equation_1, MISTAKES["ranking_loss"], cases)
+    return compare(
+        my_ranking_loss, equation_1, MISTAKES["ranking_loss"], cases, trained=(0,))
 
 
 MISTAKES["bias"] = [
@@ -569,6 +679,8 @@ MISTAKES["bias"] = [
      lambda scores: -max(scores)),
     ("This is minus the sum. Take minus the mean.",
      lambda scores: -sum(scores)),
+    ("These are the shifted scores. Return the bias alone, one number.",
+     lambda scores: [score - sum(scores) / len(scores) for score in scores]),
 ]
 
 
@@ -578,8 +690,8 @@ def check_bias(my_bias):
     With it, the demonstrations score 0 on average."""
     rng = random.Random(0)
     cases = []
-    for _ in range(3):
-        scores = [rng.gauss(1, 1) for _ in range(8)]
+    for n in (8, 5, 12):
+        scores = [rng.gauss(1, 1) for _ in range(n)]
         cases.append((scores,))
     return compare(
         my_bias, lambda scores: -sum(scores) / len(scores), MISTAKES["bias"], cases)
@@ -1168,6 +1280,12 @@ def wider(votes, times):
     return mean, error * times
 
 
+def ends(votes):
+    """Both ends of the interval."""
+    mean, error = labeler.mean_and_error(votes)
+    return mean - error, mean + error
+
+
 def ties_lose(votes):
     """The win rate if a tie counts as a loss."""
     return labeler.mean_and_error([float(vote == 1) for vote in votes])
@@ -1193,6 +1311,16 @@ MISTAKES["win_rate"] = [
      lambda votes: wider(votes, len(votes) ** 0.5)),
     ("This is one standard error. A 95 % interval takes 1.96 of them.",
      lambda votes: wider(votes, 1 / 1.96)),
+    ("This is the full width of the interval. Return half of it.",
+     lambda votes: wider(votes, 2.0)),
+    ("These are the ends of the interval. Return its middle, the mean, and half its width.",
+     lambda votes: ends(votes)),
+    ("Return two numbers, the mean and half the width of the interval.",
+     lambda votes: (labeler.mean_and_error(votes)[0], *ends(votes))),
+    ("This is only the mean. Return half the width of the interval, too.",
+     lambda votes: labeler.mean_and_error(votes)[0]),
+    ("The standard deviation is divided by n. The error of a mean is smaller by sqrt(n).",
+     lambda votes: wider(votes, len(votes) ** -0.5)),
     ("Divide the sum of squares by n - 1, not n. The mean was computed from the same votes.",
      lambda votes: wider(votes, ((len(votes) - 1) / len(votes)) ** 0.5)),
     ("p (1 - p) is the variance of votes that are 0 or 1. Ties make it smaller. Use the standard "
@@ -1227,6 +1355,10 @@ MISTAKES["gap_closed"] = [
      lambda sft, ours: ours),
     ("This is the share of the gap that remains.",
      lambda sft, ours: (1 - ours) / (1 - sft)),
+    ("The sign is wrong. A model that is better than SFT closes a positive share.",
+     lambda sft, ours: (sft - ours) / (1 - sft)),
+    ("This is a percentage. Return a share, where 1 is the whole gap.",
+     lambda sft, ours: 100 * gap_closed(sft, ours)),
 ]
 
 
@@ -1250,6 +1382,10 @@ MISTAKES["share_of_ceiling"] = [
      lambda win, ceiling: (win - 0.5) / 0.5),
     ("This is the gain over chance. Divide it by the largest possible gain.",
      lambda win, ceiling: win - 0.5),
+    ("Subtract 0.5 from the ceiling, too. That is the largest possible gain.",
+     lambda win, ceiling: (win - 0.5) / ceiling),
+    ("This is a percentage. Return a share, where 1 is the ceiling.",
+     lambda win, ceiling: 100 * share_of_ceiling(win, ceiling)),
 ]
 
 
@@ -1257,7 +1393,7 @@ def check_share_of_ceiling(my_share_of_ceiling):
     """my_share_of_ceiling(win rate, ceiling) -> the share of the possible gain over chance.
 
     Both are win rates over SFT: ours, and a perfect answerer's."""
-    cases = [(0.57, 0.66), (0.6, 0.75), (0.5, 0.7)]
+    cases = [(0.57, 0.66), (0.6, 0.75), (0.5, 0.7), (0.45, 0.6)]
     return compare(my_share_of_ceiling, share_of_ceiling, MISTAKES["share_of_ceiling"], cases)
 
 
@@ -1683,8 +1819,7 @@ MISTAKES["dpo_loss"] = [
     ("At large margins this is wrong, because the sigmoid is rounded to 0 before the logarithm. "
      "Use F.logsigmoid.",
      lambda *case: -torch.log(torch.sigmoid(case[4] * ratios(*case[:4])) + 1e-8).mean()),
-    ("The value is right, but it has no gradient, so nothing can be trained with it. Avoid "
-     "detach(), item() and float().",
+    (NO_GRADIENT,
      lambda *case: dpo_loss(*case).detach()),
     ("This is a sum over pairs. Take their mean.",
      lambda *case: dpo_loss(*case) * len(case[0])),

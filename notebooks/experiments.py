@@ -305,9 +305,9 @@ def draw_shares(axis, rows, part):
         axis.bar(
             places, means, 0.13, color=COLOURS[name], label=TITLES[name], capsize=1, yerr=errors,
             error_kw={"linewidth": 0.8})
-        for place, mean in zip(places, means):
+        for place, mean, above in zip(places, means, errors[1]):
             if mean < 0.001:            # a bar that cannot be seen
-                axis.text(place, 0, "0", ha="center", va="bottom", fontsize=8)
+                axis.text(place, mean + above, "0", ha="center", va="bottom", fontsize=8)
     axis.set_xticks(groups, titles, fontsize=9)
     axis.set_ylabel("share of responses")
 
@@ -473,12 +473,14 @@ def draw_sweep(axis, rows, sweep, multiples, label, colour, marker):
     spread(
         axis, list(losses.values()), rows, labels, "utility", linestyle="-", linewidth=0.7,
         marker=marker, color=colour, label=label)
-    offset = (4, 5) if sweep == "gamma" else (4, -12)   # above or below the point, in points
     for setting, text in labels.items():
         if setting == "ppo" and sweep == "beta":
             continue                                    # the other sweep labels this point
         place = (losses[setting], golds[setting])
-        axis.annotate(text, place, offset, textcoords="offset points", fontsize=8)
+        style = dict(xytext=(5, -9), ha="left")         # right of the bar, in points
+        if setting == "ppo_ptx":
+            style = dict(xytext=(-5, -9), ha="right")   # the curve goes on at the right
+        axis.annotate(text, place, textcoords="offset points", fontsize=8, **style)
 
 
 def tax_in_words(rows, names):
@@ -557,7 +559,7 @@ def picture_kl_sweep(rows, axes):
             axis.axhline(value, color=GREY, linestyle=":", linewidth=0.8, label=name)
         axis.axvline(ppo.Config.beta, color=GREY, linewidth=0.7, label="our beta")
         axis.set(xscale="log", xlabel="beta (leftmost point: 0)", ylabel=label)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[2].legend(frameon=False, fontsize=8, loc="upper right")
     return sentence_kl_sweep(rows, betas)
 
 
@@ -703,12 +705,12 @@ def picture_over_optimisation(rows, axes):
         for i, n in enumerate(numbers):
             curves = by_seed(rows, f"{n} rankings", way)
             colour = ("#D55E00", "#CC79A7", "#56B4E9", "#222222")[i]
-            style = dict(color=colour, linewidth=0.9, marker="osv^"[i], markersize=3)
-            style["markevery"] = 6 if way == "ppo" else 1
-            draw_gold(axis, curves, f"{n:,} rankings", style)
+            style = dict(color=colour, marker="osv^"[i], markersize=4, label=f"{n:,} rankings")
+            parts = mean_curve(curves, 5 if way == "ppo" else 1)
+            axis.plot(distances(parts), column(parts, "gold"), **style)
             draw_fit(axis, curves, way, colour)
             if way == "ppo":
-                draw_proxy(axes[2], curves, style)
+                axes[2].plot(distances(parts), column(parts, "proxy"), **style)
         axis.plot([], [], "--", color=GREY, label="Gao et al.'s form, fitted")
     axes[0].set(title="PPO, beta 0 (training prompts)", ylabel="gold utility")
     axes[1].set(title="best of n (300 prompts; other scale)", ylabel="gold utility")
@@ -719,22 +721,27 @@ def picture_over_optimisation(rows, axes):
     return sentence_over_optimisation(rows, numbers)
 
 
+def mean_curve(curves, size):
+    """Return the mean over seeds of curves, each `size` points averaged after the first one.
+
+    The first point is the model before training. All curves are equally long."""
+    length = len(curves[0])
+    bounds = [0, *range(1, length, size), length]
+    found = []
+    for start, end in zip(bounds, bounds[1:]):
+        points = []
+        for curve in curves:
+            points += curve[start:end]
+        means = {}
+        for key in ("kl", "proxy", "gold"):
+            means[key] = sum(column(points, key)) / len(points)
+        found.append(means)
+    return found
+
+
 def distances(curve):
     """Return sqrt(KL) of every point."""
     return np.sqrt(np.maximum(column(curve, "kl"), 0))
-
-
-def draw_gold(axis, curves, label, style):
-    """Draw gold by sqrt(KL), one curve per seed."""
-    for i, curve in enumerate(curves):
-        name = label if i == 0 else None
-        axis.plot(distances(curve), column(curve, "gold"), alpha=0.8, label=name, **style)
-
-
-def draw_proxy(axis, curves, style):
-    """Draw the proxy by sqrt(KL), one curve per seed."""
-    for curve in curves:
-        axis.plot(distances(curve), column(curve, "proxy"), **style)
 
 
 def draw_fit(axis, curves, way, colour):
@@ -747,7 +754,8 @@ def draw_fit(axis, curves, way, colour):
     start = sum(column(column(curves, 0), "gold")) / len(curves)
     furthest = max(0.01, *column(points, 0))
     d = np.linspace(0.05, math.sqrt(furthest), 100)
-    axis.plot(d, start + gao_form(d, a, b, way), "--", color=colour, linewidth=1.5)
+    gold = start + gao_form(d, a, b, way)
+    axis.plot(d[gold >= 0], gold[gold >= 0], "--", color=colour, linewidth=1)   # utility is >= 0
 
 
 def peak(curve):
@@ -925,7 +933,10 @@ def picture_held_out_labelers(rows, axes):
     axes[2].plot(inside, outside, "o", color=BLUE, label="a fold of a seed")
     axes[2].axline((0.8, 0.8), slope=1, color=GREY, linestyle=":", label="no difference")
     axes[2].set(xlabel="accuracy, labelers it learnt from", ylabel="accuracy, labelers left out")
-    axes[2].legend(frameon=False)
+    limits = (min(inside + outside) - 0.005, max(inside + outside) + 0.005)
+    axes[2].set(xlim=limits, ylim=limits)
+    axes[2].locator_params(nbins=7)
+    axes[2].legend(frameon=False, loc="lower right")
     return sentence_held_out_labelers(folds, wins)
 
 
@@ -1040,7 +1051,7 @@ def picture_dials(rows, axes):
         mean, low, high = mean_and_range(column(wins, 0))
         axes[2].errorbar(
             i, mean, yerr=error_bar(mean, low, high), color=BLUE, marker="o", capsize=2)
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, ncol=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes[0].set_ylabel("gold utility")
     axes[1].set_ylabel("share of SFT's gap that PPO closes")
     axes[2].set_ylabel("PPO preferred to SFT, held-out labelers")

@@ -2,8 +2,11 @@
 import ast
 import doctest
 import json
+import math
 import re
+import statistics
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,12 +16,8 @@ from notebooks import exercises, lesson
 
 RANKING = {"prompt": "Hi", "responses": [{"text": text, "ended": True} for text in "abcd"], "ranks": [2, 1, 1, 3]}
 NOTEBOOKS = sorted(lesson.HERE.glob("*.ipynb"))
-TABLE = [{"epoch": 1, "valid_loss": 0.5, "score": 0.1, "gold": 0.6}, {"epoch": 2, "valid_loss": 0.4, "score": 0.2, "gold": 0.6},
-         {"epoch": 3, "valid_loss": 0.5, "score": 0.4, "gold": 0.6}, {"epoch": 4, "valid_loss": 0.5, "score": 0.2, "gold": 0.7},
-         {"epoch": 5, "valid_loss": 0.6, "score": 0.3, "gold": 0.5}]
 TRUTH = {"A": "KL with the sign turned"}
-MORE = {"epoch": (TABLE,), "diagnosis": (TRUTH,)}                        # what these checks take besides the answer
-WRONG_EPOCHS = {"loss": 2, "last": 5, "gold": 4}
+MORE = {"diagnosis": (TRUTH,)}                                           # what a check takes besides the answer
 
 
 def checked(name, answer):
@@ -30,7 +29,7 @@ def solutions():
     """{exercise: its answer in solutions.md}; a block sees only what its own lesson has imported."""
     found, text = {}, (lesson.HERE / "solutions.md").read_text(encoding="utf-8")
     for number, part in enumerate(re.split(r"^## \d\w?\. .*$", text, flags=re.M)[1:]):
-        names = {"table": TABLE, "truth": TRUTH}
+        names = {"truth": TRUTH}
         cells = json.loads(NOTEBOOKS[number].read_text(encoding="utf-8"))["cells"]
         source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         exec("\n".join(re.findall(r"^import .*\b(?:math|torch)\b.*$", source, re.M)), names)
@@ -61,7 +60,7 @@ def test_the_solution_is_accepted(name, capsys):
 
 @pytest.mark.parametrize("name, hint, mistake", [(name, hint, mistake) for name, pairs in exercises.MISTAKES.items() for hint, mistake in pairs])
 def test_a_typical_mistake_is_refused_with_its_own_hint(name, hint, mistake, capsys):
-    assert not checked(name, WRONG_EPOCHS[mistake] if name == "epoch" else mistake)
+    assert not checked(name, mistake)
     said = capsys.readouterr().out
     assert said.startswith("Not yet. ") and hint in said
 
@@ -97,6 +96,166 @@ def test_a_mask_that_is_ignored_is_noticed(name, capsys):
         case[MASKED[name]] = torch.ones_like(case[MASKED[name]])
         return solutions()[name](*case)
     assert not checked(name, without)
+
+
+# Lessons 0, 1, 2 and 4: other right ways to write each answer.
+
+
+def sample_in_a_loop(logits, temperature, u):
+    weights = [math.exp(x / temperature) for x in logits[:-1].tolist()]
+    total = 0.0
+    for i, weight in enumerate(weights):
+        total += weight / sum(weights)
+        if total > u:
+            return i
+
+
+def sample_in_place(logits, temperature, u):
+    logits[-1] = -torch.inf
+    logits /= temperature
+    return (logits.softmax(0).cumsum(0) > u).nonzero()[0]
+
+
+def sample_zeroed_and_scaled(logits, temperature, u):
+    p = (logits / temperature).softmax(-1)
+    p[-1] = 0
+    return torch.searchsorted((p / p.sum()).cumsum(-1), u)
+
+
+def loss_of_chosen_tokens(logits, idx, mask):
+    return F.cross_entropy(logits[mask.bool()], idx[:, 1:][mask.bool()])
+
+
+def masked_loss_in_a_loop(logits, idx, mask):
+    losses = []
+    for b in range(len(idx)):
+        for t in range(mask.shape[1]):
+            if mask[b, t]:
+                losses.append(-logits[b, t].log_softmax(-1)[idx[b, t + 1]])
+    return torch.stack(losses).mean()
+
+
+def epoch_in_a_loop(table):
+    best = table[0]
+    for row in table:
+        if row["score"] > best["score"]:
+            best = row
+    return best["epoch"]
+
+
+def ranking_loss_in_one_step(scores, ranks):
+    ranks = torch.tensor(ranks)
+    better = ranks[:, None] < ranks
+    return F.softplus(scores[None] - scores[:, None])[better].mean()
+
+
+def win_rate_in_numpy(votes):
+    return np.mean(votes), 1.96 * np.std(votes, ddof=1) / np.sqrt(len(votes))
+
+
+RIGHT_WAYS_BEFORE_PPO = {
+    "next_token_loss": [
+        lambda x, ids: F.nll_loss(x[:-1].log_softmax(-1), ids[1:]),
+        lambda x, ids: -x[:-1].softmax(-1).gather(1, ids[1:, None]).log().mean(),
+        lambda x, ids: (x.logsumexp(-1)[:-1] - x[range(len(ids) - 1), ids[1:]]).mean(),
+        lambda x, ids: sum(F.cross_entropy(x[t], ids[t + 1])
+                           for t in range(len(ids) - 1)) / (len(ids) - 1),
+    ],
+    "perplexity": [lambda x: math.e ** x, lambda x: torch.tensor(x).exp(), np.exp,
+                   lambda x: 1 / math.exp(-x)],
+    "sample": [sample_in_a_loop, sample_in_place, sample_zeroed_and_scaled],
+    "mask": [
+        lambda p, n, T: [0] * (p - 1) + [1] * (n - p) + [0] * (T - n),
+        lambda p, n, T: [p <= t + 1 < n for t in range(T - 1)],
+        lambda p, n, T: torch.tensor([p <= t + 1 < n for t in range(T - 1)]),
+        lambda p, n, T: (np.arange(1, T) >= p) * (np.arange(1, T) < n),
+    ],
+    "masked_loss": [loss_of_chosen_tokens, masked_loss_in_a_loop],
+    "cosine": [
+        lambda t, n, peak: 0.1 * peak + 0.45 * peak * (1 + math.cos(math.pi * t / n)),
+        lambda t, n, peak: peak * (0.1 + 0.9 * math.cos(math.pi * t / n / 2) ** 2),
+        lambda t, n, peak: peak * (0.55 + 0.45 * np.cos(np.pi * t / n)),
+    ],
+    "epoch": [epoch_in_a_loop, lambda x: sorted(x, key=lambda row: row["score"])[-1]["epoch"],
+              lambda x: max((row["score"], row["epoch"]) for row in x)[1]],
+    "preference": [
+        lambda a, b: torch.sigmoid(a - b),
+        lambda a, b: math.exp(a) / (math.exp(a) + math.exp(b)),
+        lambda a, b: 1 / (1 + math.exp(b - a)),
+        lambda a, b: 1 / (1 + np.exp(float(b - a))),
+        lambda a, b: torch.stack([a, b]).softmax(0)[0],
+    ],
+    "pairs": [
+        lambda r: {(i, j) for i in range(len(r)) for j in range(len(r)) if r[i] < r[j]},
+        lambda r: [[j, i] for i in range(len(r)) for j in range(len(r)) if r[j] < r[i]],
+        lambda r: (torch.tensor(r)[:, None] < torch.tensor(r)).nonzero(),
+    ],
+    "ranking_loss": [
+        ranking_loss_in_one_step,
+        lambda s, r: -torch.stack([torch.sigmoid(s[i] - s[j]).log() for i in range(len(r))
+                                   for j in range(len(r)) if r[i] < r[j]]).mean(),
+    ],
+    "bias": [lambda s: -np.mean(s), lambda s: -torch.tensor(s).mean(),
+             lambda s: sum(-x for x in s) / len(s)],
+    "win_rate": [win_rate_in_numpy, lambda v: list(win_rate_in_numpy(v)),
+                 lambda v: (statistics.mean(v), 1.96 * statistics.stdev(v) / len(v) ** 0.5),
+                 lambda v: torch.stack([torch.tensor(v).mean(),
+                                        1.96 * torch.tensor(v).std() / len(v) ** 0.5])],
+    "gap_closed": [lambda sft, x: 1 - (1 - x) / (1 - sft), lambda sft, x: (x - sft) / -(sft - 1)],
+    "share_of_ceiling": [lambda win, top: (2 * win - 1) / (2 * top - 1)],
+}
+
+
+@pytest.mark.parametrize("name, way", [(name, way) for name, ways in RIGHT_WAYS_BEFORE_PPO.items()
+                                       for way in ways])
+def test_every_right_way_before_ppo_is_accepted(name, way, capsys):
+    assert checked(name, way), capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["next_token_loss", "masked_loss", "ranking_loss"])
+def test_a_loss_without_a_gradient_is_refused(name, capsys):
+    """Its value is right."""
+    right = solutions()[name]
+    assert not checked(name, lambda *x: right(*x).detach())
+    assert not checked(name, lambda *x: right(*x).item())
+    assert not checked(name, lambda x, *rest: right(x.detach(), *rest))
+    assert capsys.readouterr().out.count("it has no gradient") == 3
+    assert not checked(name, lambda x, *rest: right(torch.cat([x[:1].detach(), x[1:]]), *rest))
+    assert "Its gradient is not" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, fixed", [
+    ("mask", lambda right, p, n, T: right(p, p + 3, T)),
+    ("mask", lambda right, p, n, T: right(3, n, T)),
+    ("cosine", lambda right, t, n, peak: right(t, 80, peak)),
+    ("cosine", lambda right, t, n, peak: right(t, n, 0.01)),
+    ("epoch", lambda right, table: 10),
+    ("bias", lambda right, scores: -sum(scores) / 8),
+    ("share_of_ceiling", lambda right, win, top: max(0.0, right(win, top))),
+    ("share_of_ceiling", lambda right, win, top: right(win, 0.66)),
+    ("gap_closed", lambda right, sft, ours: right(0.7, ours)),
+    ("sample", lambda right, logits, temperature, u: right(logits, 1.0, u)),
+])
+def test_every_argument_before_ppo_is_varied(name, fixed):
+    right = solutions()[name]
+    assert not checked(name, lambda *case: fixed(right, *case))
+
+
+def test_a_pad_that_is_zeroed_too_late_gets_its_hint_whether_or_not_it_raises(capsys):
+    def raises(logits, temperature, u):
+        p = (logits / temperature).softmax(-1)
+        p[-1] = 0
+        return (p.cumsum(-1) > u).nonzero()[0]
+    assert not checked("sample", raises)
+    assert "set to 0 after the softmax" in capsys.readouterr().out
+    assert not checked("sample", lambda logits, temperature, u: [][0])
+    assert "raises IndexError" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answer", [10, ..., None, [10]])
+def test_an_epoch_is_no_function_of_the_table(answer, capsys):
+    assert not exercises.check_epoch(answer)
+    assert "Write a function of the table" in capsys.readouterr().out
 
 
 # Lesson 6: other right ways to write each answer. r: rewards (B,). k: responses per prompt.
@@ -510,3 +669,36 @@ def test_a_question_is_asked_again_until_the_answer_fits(monkeypatch, tmp_path):
     monkeypatch.setenv("LESSON_UNATTENDED", "1")
     typed()
     assert lesson.ask_vote(0.2) == "b" and lesson.ask_ranks(RANKING, None) == [2, 1, 1, 3]
+
+
+def test_a_lesson_without_a_checkout_asks_for_an_address_in_one_line(monkeypatch, tmp_path):
+    """All lessons begin with the same two cells. They clone nothing from a placeholder."""
+    beginnings = set()
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        beginnings.add(("".join(cells[1]["source"]), "".join(cells[2]["source"])))
+    (find, fetch), = beginnings
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [])
+    names = {}
+    exec(find, names)
+    with pytest.raises(SystemExit, match="Put the address of your repository"):
+        exec(fetch, names)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_lesson_is_ready_to_teach(path):
+    """Minutes and difficulty of each exercise, folded answers, a short version, a discussion."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    assert "**Only 30 minutes?**" in texts[0]
+    text = "\n\n".join(texts)
+    headings = re.findall(r"^### Exercise.*$", text, re.M)
+    level = re.compile(r"### Exercise \d+\. .+ \(\d+ minutes, (easy|medium|hard)\)")
+    assert headings and all(level.fullmatch(heading) for heading in headings), headings
+    folded = re.findall(r"^<details><summary>Answer</summary>\n\n\S.*?\S\n\n</details>$", text,
+                        re.M | re.S)
+    assert len(folded) == text.count("<details>") == text.count("</details>")
+    _, _, discussion = texts[-1].partition("## To discuss\n")
+    questions = re.findall(r"^\d\. .*\?", discussion, re.M)
+    assert 2 <= len(questions) <= 4 and discussion.count("<details>") == len(questions)
