@@ -1,6 +1,6 @@
 """Record what the lessons do not make themselves: small checkpoints, curves and samples.
 
-    python -m notebooks.record      # eight minutes on one core, after two experiments:
+    python -m notebooks.record      # 18 minutes on one core, after two experiments:
                                     # `python -m notebooks.experiments figure_1` and `kl_sweep`
 
 All of it is of the run with seed 1. Writes notebooks/checkpoints/*.pt (half precision) and

@@ -6,8 +6,9 @@
 
 The five wrong lines are bugs of tests/mutations.py. The check runs the functions of the file and
 those of ppo.py on the same random input and compares what they return, so every right repair is
-accepted. It covers ppo.py down to the line "PPO ends here". Exit code: 0 if all is repaired, 1 if
-something is still wrong, 2 if the file cannot be checked.
+accepted. It covers ppo.py down to the comparison of six models, without the pretraining mix of the
+loop. Exit code: 0 if all is repaired, 1 if something is still wrong, 2 if the file cannot be
+checked.
 """
 import argparse
 import dataclasses
@@ -168,6 +169,7 @@ class Material:
     def rollout(self, module):
         """Return a batch of module.rollout. Responses are cut at 12 tokens, so that some are."""
         module.MAX_NEW_TOKENS = 12
+        module.MICRO_BATCH = 8
         generator = torch.Generator().manual_seed(3)
         return module.rollout(self.prompts, *self.networks(), self.config, generator)
 
@@ -198,8 +200,9 @@ def weights(network):
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
-# What a rollout must agree in, by the function that makes it.
+# What a batch must agree in, by the function that makes it.
 KEYS = {
+    "batch_of": ("idx", "lengths", "prompt_lengths", "mask"),
     "read_episodes": ("logprobs", "ref_logprobs", "values", "scores"),
     "token_rewards": ("rewards",),
     "gae": ("raw_advantages", "returns"),
@@ -210,15 +213,15 @@ def outputs(module, phase, material):
     """Return what the code of one phase makes of the material: {name: tensor or number}."""
     if phase.function == "batch_of":
         batch = module.batch_of(material.prompt_ids, material.response_ids, 1023, "cpu")
-        return {key: batch[key] for key in ("idx", "lengths", "prompt_lengths", "mask")}
-    if phase.function == "policy_loss":
+    elif phase.function == "policy_loss":
         return material.update(module)
-    batch = material.rollout(module)
+    else:
+        batch = material.rollout(module)
     return {key: batch[key] for key in KEYS[phase.function]}
 
 
 def whole(module, material):
-    """Return what all of the code above "PPO ends here" makes of the material."""
+    """Return what all of the code above the comparison of six models makes of the material."""
     batch = material.rollout(module)
     del batch["answers"]
     stats = batch.pop("stats")
@@ -258,18 +261,23 @@ def functions(module, material):
 
 
 def training(module):
-    """Return the log and the movement of the policy in one iteration of module.train_policy."""
+    """Return the log and the movement of the policy in three iterations of module.train_policy.
+
+    The steps are small, so that rounding does not change which tokens are sampled later."""
     module.MAX_NEW_TOKENS = ppo.MAX_NEW_TOKENS
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         shutil.copytree(CHECKPOINTS, out)
-        config = module.Config(out=str(out), rollout_size=24, minibatch_size=12)
-        module.train_policy(config, "mine", "reward", 1, 0.0)
+        config = module.Config(
+            out=str(out), rollout_size=24, minibatch_size=12, lr=1e-4, lr_norm=3e-3)
+        module.train_policy(config, "mine", "reward", 3, 0.0)
         start = weights(load(out, "sft_mix"))
         saved = weights(load(out, "mine"))
-        row = files.read_jsonl(out / "mine.jsonl", step=int)[0]
-        found = named("the log of train_policy", row)
-        return found | {"the policy that train_policy saves": saved - start}
+        rows = files.read_jsonl(out / "mine.jsonl", step=int)
+    found = {"the policy that train_policy saves": saved - start}
+    for row in rows:
+        found |= named(f"the log of train_policy, iteration {row['step']}", row)
+    return found
 
 
 # ---------------------------------------------------------------- comparing
@@ -278,10 +286,10 @@ def training(module):
 def difference(found, expected):
     """Return the name of the first result that is not the expected one up to rounding, or "".
 
-    What comes after a step of Adam may differ more. Its first step has the size of the learning
-    rate even where a gradient is only rounding."""
+    What comes after a step of Adam may differ more. Its step has the size of the learning rate even
+    where a gradient is only rounding."""
     for key in expected:
-        tolerance = 0.05 if "train_policy" in key else 1e-3
+        tolerance = 0.02 if "train_policy" in key else 1e-3
         if key not in found or not close(found[key], expected[key], tolerance):
             return key
     return ""

@@ -108,7 +108,15 @@ NEW_MISTAKES = {        # in what was right before, and what the check points at
     "the log": ("ended=ended.mean(),", "ended=ended.sum(),"),
     "update": ("for optimizer in optimizers:\n        optimizer.step()",
                "for optimizer in optimizers[:1]:\n        optimizer.step()"),
-    "train_policy": ("ema.lerp_(now, 1 - decay)", "ema.lerp_(now, decay)"),
+    "the weight of a micro-batch": ('share = part["mask"].sum() / n_tokens',
+                                    "share = torch.tensor(1.0)"),
+    "the average": ("ema.lerp_(now, 1 - decay)", "ema.lerp_(now, decay)"),
+    "what is saved": ("iterations, ema_policy, value_net)\n", "iterations, policy, value_net)\n"),
+    "the reference": ("reference = load_model(sft_mix, device)", "reference = policy"),
+    "the rates": ('"peak": config.lr_norm', '"peak": config.lr'),
+    "the ratio": ('steps[0]["ratio"]', 'steps[-1]["ratio"]'),
+    "the warm-up": ("round(0.02 * iterations)", "round(20 * iterations)"),
+    "the prompts": ("queue = queue[config.rollout_size:]", "pass"),
     "kl_to_reference": ("(k1 * batch[\"mask\"]).sum(1).mean().item()", "k1.mean().item()"),
 }
 
