@@ -11,6 +11,7 @@ A check prints one line, returns True or False, and never raises. Solutions are 
 """
 import copy
 import functools
+import hashlib
 import math
 import random
 
@@ -1469,13 +1470,31 @@ MISTAKES["best_of_n_kl"] = [
 ]
 
 
+def best_of_n_kl(n):
+    """The KL of the best of n distinct samples."""
+    return math.log(n) - (n - 1) / n
+
+
 def check_best_of_n_kl(my_best_of_n_kl):
     """my_best_of_n_kl(n) -> KL in nats between the best of n samples and one sample.
 
-    The samples are distinct."""
+    The samples are distinct. A sum over steps or over draws may be off by a few per cent."""
+    known = [best_of_n_kl]
+    for _, mistake in MISTAKES["best_of_n_kl"]:
+        known.append(mistake)
+
+    def snapped(n):
+        answer = my_best_of_n_kl(n)
+        number = flat(answer)
+        if number is None or len(number) != 1:
+            return answer
+        for function in known:
+            if abs(float(number) - function(n)) <= 0.005 + 0.07 * abs(function(n)):
+                return function(n)
+        return answer
+
     cases = [(1,), (2,), (4,), (16,)]
-    return compare(
-        my_best_of_n_kl, lambda n: math.log(n) - (n - 1) / n, MISTAKES["best_of_n_kl"], cases)
+    return compare(snapped, best_of_n_kl, MISTAKES["best_of_n_kl"], cases)
 
 
 SYMPTOMS = {        # name of a bug in tests/mutations.py -> what its curves show
@@ -1496,31 +1515,88 @@ SYMPTOMS = {        # name of a bug in tests/mutations.py -> what its curves sho
         "Only responses that never end are treated differently. Here nearly every response ended, "
         "so hardly anything changes.",
 }
+SECOND_SYMPTOMS = {     # the same for the second gallery, which has curves of four of these
+    "dropout on in the rollout":
+        "The policy's log-probs are other ones each time they are computed. The ratio is far from "
+        "1 in the first minibatch, and many tokens are clipped from the start.",
+    "rollouts at temperature 0.7":
+        "The first samples are surer than the policy itself. In the first rollout the score is "
+        "higher and the entropy lower than without the bug. The ratio is 1. KL is not negative.",
+    "pad is end-of-text":
+        "Pad cannot be sampled, so no response can end. All have the full length from the first "
+        "rollout on.",
+    "rollouts sample from the reference":
+        "The samples stay those of the reference, so score and length hardly change. They become "
+        "less likely under the policy than under the reference, so the measured KL is negative.",
+    "the ratio without exp":
+        "The ratio in the log has its own exp, so it is 1. The ratio in the loss is 0 and not 1, "
+        "so about half of the tokens are clipped in every iteration. All else looks healthy.",
+    "a learning rate 30 times too large":
+        "The ratio is 1 in the first minibatch. Within the first iterations many tokens are "
+        "clipped and KL jumps. Then the entropy is 0: the policy has one answer for all prompts.",
+}
+# Which curve of a gallery is which bug: the start of the SHA-256 of letter and name. A guess can be
+# compared with it, and the answer cannot be read from it.
+KEYS = {
+    "A": "61a845112a65e7c8",
+    "B": "0e9d529e19cf1738",
+    "C": "4f812ef60da73253",
+    "D": "1d97732d8c5e02ad",
+    "E": "7fe8301a75117ac9",
+    "F": "f89612a56eb9cc42",
+    "G": "9c8e0ef613a28638",
+    "H": "68a86c0b080434ac",
+    "I": "8f0d3e9b49e5de20",
+    "J": "a722f83b6798fa9d",
+}
+
+
+def is_bug(letter, name):
+    """Return whether the curve with this letter is that of the bug `name`."""
+    digest = hashlib.sha256(f"toytown {letter} {name}".encode("utf-8")).hexdigest()
+    return digest[:16] == KEYS[letter]
+
+
 MISTAKES["diagnosis"] = [
-    ("Curve A is a different bug.", {"A": "KL to the rollout policy"}),
+    ("Curve A is a different bug.", dict.fromkeys("ABCDEF", "KL to the rollout policy")),
     ("Curve A has no name yet.", {"A": ...}),
     ("is not on the list.", {"A": "a bug of another name"}),
 ]
+MISTAKES["second_diagnosis"] = [
+    ("Curve G is a different bug.", dict.fromkeys("GHIJ", "the ratio without exp")),
+    ("Curve G has no name yet.", {}),
+    ("is not on the list.", {"G": "KL to the rollout policy"}),
+]
 
 
-def check_diagnosis(diagnosis, truth):
-    """diagnosis, truth: curve's letter -> bug's name, one of SYMPTOMS."""
+def diagnosed(diagnosis, letters, symptoms):
+    """Say which of a student's names are right. diagnosis: letter of a curve -> name of a bug."""
     if not isinstance(diagnosis, dict):
         return said(False, "Your diagnosis should be a dict from letters to names.")
-    for letter in truth:
+    for letter in letters:
         name = diagnosis.get(letter, ...)
         if name is ...:
             return said(False, f"Curve {letter} has no name yet.")
-        if not isinstance(name, str) or name not in SYMPTOMS:
-            return said(False, f"Curve {letter}: {name!r} is not on the list.")
-    wrong = [letter for letter in truth if diagnosis[letter] != truth[letter]]
+        if not isinstance(name, str) or name not in symptoms:
+            return said(False, f"Curve {letter}: {brief(name)} is not on the list.")
+    wrong = [letter for letter in letters if not is_bug(letter, diagnosis[letter])]
     if not wrong:
-        return said(True, f"All {len(truth)} are found.")
+        return said(True, f"All {len(letters)} are found.")
     letter = wrong[0]
     name = diagnosis[letter]
-    n_right = len(truth) - len(wrong)
-    return said(False, f"{n_right} of {len(truth)} are found. Curve {letter} is a different bug. "
-                       f"With {name!r} you would see this: {SYMPTOMS[name]}")
+    n_right = len(letters) - len(wrong)
+    return said(False, f"{n_right} of {len(letters)} are found. Curve {letter} is a different bug. "
+                       f"With {name!r} you would see this: {symptoms[name]}")
+
+
+def check_diagnosis(diagnosis):
+    """diagnosis: letter of a curve of the first gallery -> bug's name, one of SYMPTOMS."""
+    return diagnosed(diagnosis, "ABCDEF", SYMPTOMS)
+
+
+def check_second_diagnosis(diagnosis):
+    """diagnosis: letter of a curve of the second gallery -> one of SECOND_SYMPTOMS."""
+    return diagnosed(diagnosis, "GHIJ", SECOND_SYMPTOMS)
 
 
 # ---------------------------------------------------------------- 6. beside PPO

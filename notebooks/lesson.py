@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
 from IPython import get_ipython  # noqa: E402
 from IPython.display import Markdown, display  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 import ppo  # noqa: E402
 from data import figures, files, label, tokenizer  # noqa: E402
@@ -212,8 +213,35 @@ def curves(runs, panels):
             steps = [row["step"] for row in rows]
             axis.plot(steps, [row[key] for row in rows], line, color=colour, label=name)
         axis.set(title=title, xlabel="iteration")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].legend(fontsize=9)
     fig.tight_layout()
+    plt.show()
+
+
+def gallery(runs, healthy, panels):
+    """Show one row of panels per run, with the run without a bug in grey.
+
+    runs: {letter: rows of its log}. healthy: rows of the run without a bug. panels: (key, title,
+    lowest, highest). A column has the same y-axis in all rows, and `ratio` is drawn on a
+    logarithmic one."""
+    size = (1.95 * len(panels) + 0.4, 1.6 * len(runs) + 0.9)
+    fig, axes = plt.subplots(
+        len(runs), len(panels), figsize=size, sharex=True, sharey="col", squeeze=False)
+    for row, (letter, rows) in zip(axes, runs.items()):
+        row[0].set_ylabel(letter, rotation=0, fontsize=15, labelpad=14, va="center")
+        for axis, (key, _, low, high) in zip(row, panels):
+            axis.plot([point[key] for point in healthy], color=GREY, lw=3.5, label="no bug")
+            axis.plot([point[key] for point in rows], color=BLUE, label="with the bug")
+            if key == "ratio":
+                axis.set_yscale("log")
+            axis.set_ylim(low, high)
+            axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    for axis, (_, title, _, _) in zip(axes[0], panels):
+        axis.set_title(title, fontsize=10.5)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", ncols=2)
+    fig.supxlabel("iteration", fontsize=10.5)
+    fig.tight_layout(rect=(0, 0, 1, 1 - 0.35 / size[1]))
     plt.show()
 
 

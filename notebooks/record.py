@@ -1,6 +1,6 @@
 """Record what the lessons do not make themselves: small checkpoints, curves and samples.
 
-    python -m notebooks.record      # fifteen minutes on one core, after two experiments:
+    python -m notebooks.record      # 22 minutes on one core, after two experiments:
                                     # `python -m notebooks.experiments figure_1` and `kl_sweep`
 
 All of it is of the run with seed 1. Writes notebooks/checkpoints/*.pt (half precision) and
@@ -27,15 +27,15 @@ import reward
 from data import files, flags, judge, tokenizer
 from data.files import UserError, load_checkpoint
 from data.labeler import get_labelers
-from notebooks import experiments
-from notebooks.exercises import SYMPTOMS
+from notebooks import experiments, repair
+from notebooks.exercises import KEYS, is_bug
 from notebooks.experiments import Lab, rounded
 from notebooks.lesson import CHECKPOINTS, MODELS, RESULTS, answers, load
 from tests.mutations import BUGS, copy_project, put
 
 # The columns of a metrics file that lessons draw.
 COLUMNS = ("step", "score", "gold", "kl", "length", "ended", "entropy", "explained_variance",
-           "ptx_loss")
+           "ptx_loss", "clip_fraction", "ratio")
 
 
 def checkpoints(run):
@@ -155,17 +155,22 @@ def twelve(config):
     return found[:12]
 
 
-def with_bug(config, bug):
-    """Return the curve of a short PPO run with one line of the scripts wrong.
+def bug_of(letter):
+    """Return the bug of tests/mutations.py whose curve has this letter in lesson 5."""
+    return next(bug for bug in BUGS if is_bug(letter, bug.name))
 
-    bug: one of tests/mutations.py, or None."""
+
+def with_bugs(config, *bugs):
+    """Return the curve of a short PPO run with some lines of the scripts wrong.
+
+    bugs: of tests/mutations.py."""
     with tempfile.TemporaryDirectory() as folder:
         project = copy_project(folder)
         out = Path(folder) / "run"
         out.mkdir()
         for name in ("gpt", "sft_mix", "reward_1", "ppo_1", "reward"):
             shutil.copy(Path(config.out) / f"{name}.pt", out)
-        if bug:
+        for bug in bugs:
             put(bug, project)
         settings = f"ppo.Config(out={str(out)!r}, rollout_size=512, minibatch_size=128)"
         code = f"import ppo; ppo.train_policy({settings}, 'run', 'reward', 16, 0.0)"
@@ -173,8 +178,7 @@ def with_bug(config, bug):
             [sys.executable, "-c", code], cwd=project, capture_output=True, encoding="utf-8",
             errors="replace")
         if done.returncode:
-            name = bug and bug.name
-            raise UserError(f"the run with the bug {name!r} failed: {done.stderr[-300:]}")
+            raise UserError(f"the run with {bugs} failed: {done.stderr[-300:]}")
         return curve(out / "run.jsonl")
 
 
@@ -293,11 +297,12 @@ def parts_of(lab, config):
         "ppo_ptx": functools.partial(curve, run / "ppo_ptx.jsonl"),
         "beta_0": functools.partial(curve, run / "beta_0.0.jsonl"),
         "one_round": functools.partial(one_round, config),
-        "no bug": functools.partial(with_bug, config, None),
+        "no bug": functools.partial(with_bugs, config),
+        "closing task": functools.partial(with_bugs, config, *repair.the_bugs()),
     }
-    bugs = {bug.name: bug for bug in BUGS}
-    for name in SYMPTOMS:
-        parts[name] = functools.partial(with_bug, config, bugs[name])
+    # The curves of the galleries have letters, so that a student cannot read which bug it is.
+    for letter in KEYS:
+        parts[letter] = functools.partial(with_bugs, config, bug_of(letter))
     parts["pairs"] = functools.partial(pairs, lab)
     parts["samples"] = functools.partial(samples, config)
     return parts

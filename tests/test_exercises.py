@@ -13,29 +13,28 @@ import torch.nn.functional as F
 
 from data import files, label
 from notebooks import exercises, lesson
+from tests.mutations import BUGS
 
 RANKING = {"prompt": "Hi", "responses": [{"text": text, "ended": True} for text in "abcd"], "ranks": [2, 1, 1, 3]}
 NOTEBOOKS = sorted(lesson.HERE.glob("*.ipynb"))
-TRUTH = {"A": "KL with the sign turned"}
-MORE = {"diagnosis": (TRUTH,)}                                           # what a check takes besides the answer
 
 
 def checked(name, answer):
     """What a check says of an answer."""
-    return getattr(exercises, f"check_{name}")(answer, *MORE.get(name, ()))
+    return getattr(exercises, f"check_{name}")(answer)
 
 
 def solutions():
     """{exercise: its answer in solutions.md}; a block sees only what its own lesson has imported."""
     found, text = {}, (lesson.HERE / "solutions.md").read_text(encoding="utf-8")
     for number, part in enumerate(re.split(r"^## \d\w?\. .*$", text, flags=re.M)[1:]):
-        names = {"truth": TRUTH}
+        names = {}
         cells = json.loads(NOTEBOOKS[number].read_text(encoding="utf-8"))["cells"]
         source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         exec("\n".join(re.findall(r"^import .*\b(?:math|torch)\b.*$", source, re.M)), names)
         for block in re.findall(r"```python\n(.*?)```", part, re.S):
             exec(block, names)
-        found |= {name.removeprefix("my_"): value for name, value in names.items() if name.startswith("my_") or name == "diagnosis"}
+        found |= {name.removeprefix("my_"): value for name, value in names.items() if name.startswith("my_") or name.endswith("diagnosis")}
     return {"parameters": found.pop("number"), **found}
 
 
@@ -573,10 +572,89 @@ def test_every_argument_is_varied(name, capsys):
             assert not checked(name, lambda r, _: right(r, k))
 
 
-@pytest.mark.parametrize("diagnosis", [{}, ..., ["A"], {"A": ["x"]}, {"a": "KL to the rollout policy"}])
-def test_a_malformed_diagnosis_gets_a_line(diagnosis, capsys):
-    assert not exercises.check_diagnosis(diagnosis, TRUTH)
+@pytest.mark.parametrize("diagnosis", [
+    {}, ..., None, ["A"], {"A": ["x"]}, {"G": {}}, {"a": "KL to the rollout policy"},
+    dict.fromkeys("ABCDEFGHIJ"), dict.fromkeys("ABCDEFGHIJ", 10 ** 400)])
+@pytest.mark.parametrize("check", [exercises.check_diagnosis, exercises.check_second_diagnosis])
+def test_a_malformed_diagnosis_gets_a_line(check, diagnosis, capsys):
+    assert not check(diagnosis)
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_wrong_name_gets_the_symptoms_of_that_name_and_the_number_found(capsys):
+    right = solutions()["diagnosis"]
+    assert not exercises.check_diagnosis(right | {"E": right["F"]})
+    said = capsys.readouterr().out
+    assert "5 of 6 are found. Curve E is a different bug." in said
+    assert exercises.SYMPTOMS[right["F"]] in said and right["E"] not in said
+
+
+def test_nothing_that_a_notebook_holds_says_which_curve_is_which_bug():
+    """The recorded curves have letters, and the module has only hashes of the answers."""
+    names = [*exercises.SYMPTOMS, *exercises.SECOND_SYMPTOMS]
+    parts = lesson.recorded("classroom")["parts"]
+    assert not set(names) & set(parts) and set(exercises.KEYS) < set(parts)
+    held = repr([value for name, value in vars(exercises).items() if name == "KEYS"])
+    assert not any(name in held for name in names)
+    known = {bug.name for bug in BUGS}
+    assert set(names) <= known
+    for letter in exercises.KEYS:
+        assert [name for name in names if exercises.is_bug(letter, name)] == [
+            bug.name for bug in BUGS if exercises.is_bug(letter, bug.name)]
+    lesson_5 = lesson.HERE / "5_what_goes_wrong.ipynb"
+    source = "".join("".join(cell["source"]) for cell in
+                     json.loads(lesson_5.read_text(encoding="utf-8"))["cells"])
+    given = [name for name in names if f'": "{name}"' in source]
+    assert given == ["whitened before the returns"], "one letter is given as an example"
+
+
+def test_every_recorded_curve_shows_its_symptom():
+    """What a hint promises is true of the curve that has the bug, and not of the healthy one."""
+    parts = lesson.recorded("classroom")["parts"]
+    runs = {name: parts[letter] for letter, name in (solutions()["diagnosis"]
+                                                     | solutions()["second_diagnosis"]).items()}
+
+    def column(name, key):
+        return [row[key] for row in (runs | {"no bug": parts["no bug"]})[name]]
+
+    healthy = {key: column("no bug", key) for key in parts["no bug"][0]}
+    assert set(column("KL to the rollout policy", "kl")) == {0.0}
+    assert column("KL with the sign turned", "kl")[-1] > 10 * healthy["kl"][-1]
+    assert 1.2 < column("the score is paid on every token", "kl")[-1] / healthy["kl"][-1] < 2.5
+    assert max(column("the score is paid at the end of the padding", "score")) < 0.6
+    assert column("whitened before the returns", "explained_variance")[0] > 0.3
+    assert healthy["explained_variance"][0] < 0
+    assert max(map(abs, (a - b for a, b in zip(
+        column("an endless response costs nothing", "gold"), healthy["gold"])))) < 0.06
+    assert set(healthy["ratio"]) == {1.0} and max(healthy["clip_fraction"]) < 0.03
+    assert min(column("dropout on in the rollout", "ratio")) > 10
+    assert min(column("dropout on in the rollout", "clip_fraction")) > 0.05
+    assert max(column("rollouts sample from the reference", "kl")[1:]) < 0
+    assert max(column("rollouts sample from the reference", "ratio")) < 1.001
+    assert set(column("pad is end-of-text", "ended")) == {0.0}
+    assert set(column("pad is end-of-text", "length")) == {32.0}
+    collapse = "a learning rate 30 times too large"
+    assert max(column(collapse, "clip_fraction")[:4]) > 0.2
+    assert max(map(abs, column(collapse, "entropy")[-6:])) < 0.01
+    task = parts["closing task"]
+    assert {row["kl"] for row in task} == {0.0} and task[-1]["ended"] < 0.05
+    assert task[0]["length"] == healthy["length"][0] - 1
+
+
+def test_a_sum_over_steps_is_near_enough_to_the_integral(capsys):
+    """Sums over the middles or the right ends of steps are accepted; the unweighted mean is not."""
+    def summed(n, steps, shift, weighted=True):
+        total = 0.0
+        for i in range(steps):
+            u = (i + shift) / steps
+            density = n * u ** (n - 1)
+            total += (density if weighted else 1.0) * math.log(density) / steps
+        return total
+
+    for steps, shift in ((1_000, 0.5), (1_000, 1.0), (200, 1.0), (100_000, 0.5)):
+        assert exercises.check_best_of_n_kl(lambda n: summed(n, steps, shift))
+    assert not exercises.check_best_of_n_kl(lambda n: summed(n, 1_000, 0.5, weighted=False))
+    assert "Weight each u" in capsys.readouterr().out
 
 
 def test_the_checkpoints_are_small():
