@@ -171,13 +171,13 @@ def sentence_use_cases(rows, cases):
     agrees = two < one and one > kept("1 constraint", "gpt_prompted")
     single = [f"{name} {kept(name):.0%}" for name in CONSTRAINTS]
     return (
-        f"Here PPO-ptx is preferred to SFT, by use case: {', '.join(listed)}. "
         "Paper: PPO-ptx follows explicit constraints more often than GPT and still loses them when "
         f"there are several. Here PPO-ptx keeps them in {one:.0%} with one constraint (GPT "
         f"prompted {kept('1 constraint', 'gpt_prompted'):.0%}, SFT "
         f"{kept('1 constraint', 'sft'):.0%}) and in {two:.0%} with two (GPT prompted "
         f"{kept('2 constraints', 'gpt_prompted'):.0%}, SFT {kept('2 constraints', 'sft'):.0%}): "
-        f"{verdict_of(agrees)}. By constraint, all others kept, too: {', '.join(single)}.")
+        f"{verdict_of(agrees)}. By constraint, all others kept, too: {', '.join(single)}. By use "
+        f"case, held-out labelers prefer PPO-ptx to SFT: {', '.join(listed)}.")
 
 
 # ================================================================ 10. a gallery of failures

@@ -319,7 +319,7 @@ def test_constraints_agree_if_ppo_ptx_keeps_more_than_gpt_and_fewer_of_two(one, 
                        "constraints": kept}}
     sentence = told(findings.picture_use_cases, rows)
     assert f"with two (GPT prompted 30%, SFT 40%): {verdict}." in sentence
-    assert "by use case: chat 0.65, open qa 0.55." in sentence
+    assert sentence.endswith("prefer PPO-ptx to SFT: chat 0.65, open qa 0.55.")
 
 
 @pytest.mark.parametrize("believed, hedged, one, two, verdict", [
