@@ -300,7 +300,8 @@ def picture_failures(rows, axes):
             axis.barh(
                 places, means, 0.22, xerr=errors, color=COLOURS[name], label=TITLES[name],
                 capsize=2, error_kw={"linewidth": 0.8})
-        axis.set_yticks(range(3), [textwrap.fill(title, 18) for title in part], fontsize=9)
+        titles_here = [textwrap.fill(title, 18) for title in part]
+        axis.set_yticks(range(3), titles_here, fontsize=9)
         axis.set(xlim=(0, 1.03), xlabel="share of answers that fail")
         axis.invert_yaxis()
     axes[1].legend(frameon=False, fontsize=9, loc="center right")
@@ -420,8 +421,8 @@ def picture_shuffled_pairs(rows, axes):
     axes[1].set_ylabel("share of pairs ordered as the labeler did")
     axes[2].set_ylabel("share of validation pairs ordered as the judge does")
     for axis in axes:
-        axis.set_xticks(range(len(passes)), [f"{n} pass{'es' if n > 1 else ''}" for n in passes])
-        axis.set_xlim(-0.3, len(passes) - 0.7)
+        axis.set_xticks(range(len(passes)), passes)
+        axis.set(xlim=(-0.3, len(passes) - 0.7), xlabel="passes over the rankings")
     axes[0].legend(frameon=False, fontsize=8)
     axes[2].legend(frameon=False, fontsize=9)
     return sentence_shuffled_pairs(rows)
@@ -685,8 +686,8 @@ def sentence_unseen_kinds(rows):
     return (
         "Paper: InstructGPT follows kinds of instructions that its fine-tuning data hardly holds. "
         "Here, trained without five kinds of task, gold utility on them "
-        f"({first['prompts, five kinds']} prompts) is: {', '.join(told)}. Trained with them, SFT has "
-        f"{gold('sft', 'with'):.2f} and PPO-ptx {gold('ppo_ptx', 'with'):.2f}: "
+        f"({first['prompts, five kinds']} prompts) is: {', '.join(told)}. Trained with them, SFT "
+        f"has {gold('sft', 'with'):.2f} and PPO-ptx {gold('ppo_ptx', 'with'):.2f}: "
         f"{verdict_of(gold('ppo_ptx') > gold('gpt_prompted'))}.")
 
 

@@ -51,8 +51,8 @@ from data.training import by_length, trimmed
 from model import load_model, save_checkpoint
 from notebooks import experiments
 from notebooks.lab import (
-    RESULTS, RUNS, Lab, by_seed, describe, error_bar, generator_of, load, load_reward,
-    mean_and_range, mean_by_seed, setting_and_seed, settings_in
+    RESULTS, RUNS, Lab, by_seed, column, describe, error_bar, generator_of, load, load_reward,
+    mean_and_range, mean_by_seed, means_by_seed, setting_and_seed, settings_in
 )
 
 N_STEPS = 160           # optimiser steps, like PPO's 40 rollouts of 4 minibatches
@@ -184,6 +184,11 @@ SEARCHED = ("REINFORCE", "RLOO", "GRPO", "DPO", "distillation")
 N_BEST = 16             # responses per prompt of distillation and of best of n
 
 
+def named(name):
+    """Return the method of a name."""
+    return next(method for method in METHODS if method.name == name)
+
+
 class Start:
     """What every method starts with: one run's networks, prompts and rankings."""
 
@@ -235,7 +240,7 @@ def respond(start, prompts):
         logprobs[numbers, :r] = ppo.response_logprobs(start.policy, part)
         ref_logprobs[numbers, :r] = ppo.response_logprobs(start.reference, part)
         scores[numbers] = start.reward_model(part["idx"], part["lengths"])
-    ended = torch.tensor([float(answer["ended"]) for answer in answers])        # (B,)
+    ended = torch.tensor(column(answers, "ended")).float()              # (B,)
     scores = scores - start.config.missing_eos_penalty * (1 - ended)    # (B,)
     return batch | dict(logprobs=logprobs, ref_logprobs=ref_logprobs, scores=scores,
                         answers=answers)
@@ -473,10 +478,9 @@ def peak_of(name):
     if name in POLICIES:
         seconds_of_ppo(lab, lab.base(seed), POLICIES[name])
         return peak_memory()
-    (method,) = [method for method in METHODS if method.name == name]
     start = Start(lab, seed)
     start.few = True
-    train(start, method)
+    train(start, named(name))
     return peak_memory()
 
 
@@ -548,7 +552,7 @@ def search(seed):
     lab = Lab(False)
     lab.rows = files.read_prompts("valid")
     for name in SEARCHED:
-        (method,) = [method for method in METHODS if method.name == name]
+        method = named(name)
         for times in (1 / 3, 1, 3):
             start = Start(lab, seed)
             changed = dataclasses.replace(method, lr=method.lr * times)
@@ -579,10 +583,11 @@ CURVES = ("PPO", "PPO-ptx", "REINFORCE", "RLOO", "GRPO", "DPO", "distillation, 3
 
 def smooth_curve(curve, parts=8):
     """Return (sqrt(KL), gold) at a few points: means over parts of the course of training."""
-    chunks = [chunk for chunk in np.array_split(np.arange(len(curve)), parts) if len(chunk)]
-    kl = [np.mean([max(0.0, curve[i]["kl"]) for i in chunk]) for chunk in chunks]
-    gold = [np.mean([curve[i]["gold"] for i in chunk]) for chunk in chunks]
-    return np.sqrt(kl), np.array(gold)
+    parts = min(parts, len(curve))
+    kl = np.maximum(0.0, column(curve, "kl"))
+    gold = np.array(column(curve, "gold"))
+    means = [list(map(np.mean, np.array_split(values, parts))) for values in (kl, gold)]
+    return np.sqrt(means[0]), np.array(means[1])
 
 
 def gold_at(curve, kl=0.5):
@@ -608,7 +613,7 @@ def picture_methods(rows, axes):
         if name not in names:
             continue
         colour, line, marker = STYLES[name]
-        points = [smooth_curve(curve) for curve in by_seed(rows, name, "curve")]
+        points = list(map(smooth_curve, by_seed(rows, name, "curve")))
         distance, gold = np.mean(points, axis=0)
         axes[0].plot(distance, gold, color=colour, linestyle=line, marker=marker, markersize=3,
                      label=name)
@@ -637,8 +642,8 @@ def by_seed_if(rows, name, key):
 
 def sentence_methods(rows, names):
     """Return gold utility and KL of every method, from the highest gold utility to the lowest."""
-    gold = {name: mean_by_seed(rows, name, "utility") for name in names}
-    kl = {name: mean_by_seed(rows, name, "kl") for name in names}
+    gold = means_by_seed(rows, names, "utility")
+    kl = means_by_seed(rows, names, "kl")
     start = mean_by_seed(rows, "start", "utility")
     found = []
     for name in sorted(names, key=gold.get, reverse=True):
@@ -672,11 +677,11 @@ def table(found):
         for _, key, form in COLUMNS:
             values = by_seed_if(rows, name, key)
             if values and isinstance(values[0], list):          # [mean, low, high]
-                values = [value[0] for value in values]
+                values = column(values, 0)
             cells.append(form.format(sum(values) / len(values)) if values else "")
         cells.append(f"{memory[name]:.0f}" if name in memory else "")
         curves = by_seed(rows, name, "curve")
-        at = [gold_at(curve) for curve in curves]
+        at = list(map(gold_at, curves))
         best = [float(smooth_curve(curve)[1].max()) for curve in curves]
         cells.append("" if None in at else f"{sum(at) / len(at):.3f}")
         cells.append(f"{sum(best) / len(best):.3f}")
