@@ -304,7 +304,7 @@ def picture_failures(rows, axes):
         axis.set_yticks(range(3), titles_here, fontsize=9)
         axis.set(xlim=(0, 1.03), xlabel="share of answers that fail")
         axis.invert_yaxis()
-    axes[1].legend(frameon=False, fontsize=9, loc="center right")
+    axes[2].legend(frameon=False, fontsize=9, loc="upper right")
     axes[0].set_title("bars: mean of the seeds, lines: lowest to highest", fontsize=9)
     return sentence_failures(rows)
 
@@ -419,12 +419,13 @@ def picture_shuffled_pairs(rows, axes):
                 marker=marker, linestyle=line, label=arrangement)
     axes[0].set_ylabel("loss per pair (nats)")
     axes[1].set_ylabel("share of pairs ordered as the labeler did")
-    axes[2].set_ylabel("share of validation pairs ordered as the judge does")
+    axes[2].set_ylabel("validation pairs ordered as the judge does")
     for axis in axes:
         axis.set_xticks(range(len(passes)), passes)
         axis.set(xlim=(-0.3, len(passes) - 0.7), xlabel="passes over the rankings")
-    axes[0].legend(frameon=False, fontsize=8)
-    axes[2].legend(frameon=False, fontsize=9)
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend(frameon=False, fontsize=8, loc="lower left")
+    axes[2].legend(frameon=False, fontsize=9, loc="upper left")
     return sentence_shuffled_pairs(rows)
 
 
@@ -438,18 +439,24 @@ def sentence_shuffled_pairs(rows):
     def overfits(arrangement):
         return mean(arrangement, "valid_loss") - mean(arrangement, "train_loss")
 
+    def told(key, form, passes=1):
+        return f"{mean(SHUFFLED, key, passes):{form}} and {mean(TOGETHER, key, passes):{form}}"
+
     cost = mean(SHUFFLED, "seconds") / mean(TOGETHER, "seconds")
     agrees = overfits(SHUFFLED) > overfits(TOGETHER) and (
         mean(SHUFFLED, "valid_loss") > mean(TOGETHER, "valid_loss"))
-    return (
+    sentence = (
         "Paper: with shuffled pairs the reward model overfits within one pass, with all pairs of a "
-        "prompt in one batch element it does not. Here, after one pass, the loss on validation "
-        f"prompts is {mean(SHUFFLED, 'valid_loss'):.3f} and {mean(TOGETHER, 'valid_loss'):.3f}, "
-        f"which is {overfits(SHUFFLED):.3f} and {overfits(TOGETHER):.3f} above that on training "
-        f"prompts; pairs ordered as the labeler did {mean(SHUFFLED, 'valid_accuracy'):.1%} and "
-        f"{mean(TOGETHER, 'valid_accuracy'):.1%}, as the judge does "
-        f"{mean(SHUFFLED, 'gold_accuracy'):.1%} and {mean(TOGETHER, 'gold_accuracy'):.1%}; "
-        f"shuffled pairs take {cost:.1f} times the time: {verdict_of(agrees)}.")
+        "prompt in one batch element it does not. Here, with shuffled pairs and with pairs "
+        f"together, the loss on validation prompts is {told('valid_loss', '.3f')} after one pass, "
+        f"{overfits(SHUFFLED):.3f} and {overfits(TOGETHER):.3f} above that on training prompts: "
+        f"{verdict_of(agrees)}. Validation pairs ordered as the judge does "
+        f"{told('gold_accuracy', '.1%')}. Shuffled pairs take {cost:.1f} times as long.")
+    if f"{SHUFFLED}, passes 3" in settings_in(rows):
+        sentence += (
+            f" After three passes: loss {told('valid_loss', '.3f', 3)}, ordered as the judge does "
+            f"{told('gold_accuracy', '.1%', 3)}.")
+    return sentence
 
 
 # ================================================================ 12. asked to be rude

@@ -342,7 +342,13 @@ def test_shuffled_pairs_agree_if_they_are_worse_and_further_from_training(shuffl
 
     rows = {"one element, passes 1 seed 1": row(0.6, 0.5),
             "shuffled pairs, passes 1 seed 1": row(*shuffled)}
-    assert told(findings.picture_shuffled_pairs, rows).endswith(f"times the time: {verdict}.")
+    sentence = told(findings.picture_shuffled_pairs, rows)
+    assert f"above that on training prompts: {verdict}. Validation pairs" in sentence
+    assert "three passes" not in sentence
+    rows |= {"one element, passes 3 seed 1": row(0.61, 0.5),
+             "shuffled pairs, passes 3 seed 1": row(0.92, 0.5)}
+    sentence = told(findings.picture_shuffled_pairs, rows)
+    assert "After three passes: loss 0.920 and 0.610, ordered as the judge" in sentence
 
 
 @pytest.mark.parametrize("insults, verdict", [(0.9, "agrees"), (0.1, "differs")])
