@@ -1175,7 +1175,7 @@ EXPERIMENTS = {
     "asked_to_be_rude": (findings.asked_to_be_rude, findings.picture_asked_to_be_rude, "40 min"),
     "unseen_kinds": (findings.unseen_kinds, findings.picture_unseen_kinds, "50 min"),
     "nlp_tasks": (findings.nlp_tasks, findings.picture_nlp_tasks, "10 min"),
-    "ledger": (findings.ledger, findings.picture_ledger, "40 min"),
+    "ledger": (findings.ledger, findings.picture_ledger, "5 min"),
 }
 
 

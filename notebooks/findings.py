@@ -11,6 +11,7 @@ import json
 import math
 import random
 import re
+import shutil
 import textwrap
 import time
 from pathlib import Path
@@ -835,43 +836,83 @@ PAPER_COST = {"pretraining": 3_640, "SFT": 4.9, "PPO-ptx": 60}      # petaflop/s
 
 
 def ledger(lab):
-    """Floating-point operations of every stage of a run, counted while it trains again."""
+    """Floating-point operations of every stage of a run, counted on a short piece of each."""
     seed = lab.seeds[0]
     yield f"seed {seed}", functools.partial(count_operations, lab, seed)
 
 
 def count_operations(lab, seed):
-    """Train every stage again and count. Return {stage: {"operations", "seconds"}}.
+    """Return {stage: operations}, counted on a piece of the stage and multiplied.
 
     Counted are matrix products and attention, forward and backward, a multiplication and an
-    addition as two operations. Samples and scores that a stage makes on its way are part of it."""
+    addition as two operations. What only measures, such as the evaluation, is left out."""
     count_attention_on_cpus()
-    stages = lab.stages(seed)
-    config = dataclasses.replace(stages["config"], out=str(lab.runs / f"ledger{seed}"))
-    common = dict(seed=seed, out=config.out)
-    given = {"pretrain": model.Config(), "sft": sft.Config(), "reward_1": reward.Config(),
-             "reward_2": reward.Config(round=2), **stages}
-    for name, settings in given.items():
-        given[name] = dataclasses.replace(settings, **common)
-    train_policy = functools.partial(ppo.train_policy, config)
-    jobs = {
-        "pretraining": lambda: model.train(given["pretrain"]),
-        "SFT": lambda: sft.train(given["sft"]),
-        "reward model, round 1": lambda: reward.train(given["reward_1"]),
-        "PPO of round 1": lambda: train_policy("ppo_1", "reward_1", config.iterations_1, 0.0),
-        "reward model, round 2": lambda: reward.train(given["reward_2"]),
-        "PPO-ptx": lambda: train_policy(
-            "ppo_ptx", "reward", config.iterations, config.gamma_ptx),
-    }
-    found = {}
-    for name, job in jobs.items():
-        with flop_counter.FlopCounterMode(display=False) as counter:
-            job()
-        found[name] = counter.get_total_flops()
-    log = files.read_jsonl(Path(config.out) / "ppo_ptx.jsonl", step=int)
-    found["episodes of PPO-ptx"] = len(log) * config.rollout_size
+    config = lab.base(seed)
+    beside = lab.beside(config, "ledger")
+    for name in ("reward_1", "reward"):
+        shutil.copy(Path(config.out) / f"{name}.pt", beside.out)
+    found = count_training(lab, seed, beside)
+    for round in (1, 2):
+        found[f"reward model, round {round}"] = count_reward(lab, seed, beside, round)
+    n = 1 if lab.quick else 2                       # iterations
+    for name, proxy, iterations, gamma_ptx in (
+            ("PPO of round 1", "reward_1", config.iterations_1, 0.0),
+            ("PPO-ptx", "reward", config.iterations, config.gamma_ptx)):
+        operations = count(ppo.train_policy, beside, "ledger", proxy, n, gamma_ptx)
+        found[name] = operations * iterations / n
+    found["episodes of PPO-ptx"] = config.iterations * config.rollout_size
     found["corpus tokens"] = corpus_tokens()
     return found
+
+
+def count(function, *arguments):
+    """Return the number of operations of a call."""
+    with flop_counter.FlopCounterMode(display=False) as counter:
+        function(*arguments)
+    return counter.get_total_flops()
+
+
+def count_training(lab, seed, beside):
+    """Return the operations of pretraining and of SFT.
+
+    Of pretraining, a run of some steps is taken off one of twice as many, because both validate
+    once. Of SFT, one epoch of each of its two runs is counted."""
+    stages = {"pretrain": model.Config(), "sft": sft.Config(), **lab.stages(seed)}
+    steps = stages["pretrain"].steps // 60
+    pretrain = dataclasses.replace(
+        stages["pretrain"], steps=steps, seed=seed, out=f"{beside.out}_pretraining")
+    once = count(model.train, pretrain)
+    twice = count(model.train, dataclasses.replace(pretrain, steps=2 * steps))
+    tuned = dataclasses.replace(stages["sft"], seed=seed, out=beside.out)
+
+    def one_epoch(name, mix):
+        return count(sft.finetune, tuned, name, 1, mix, lambda *_: None)
+
+    return {
+        "pretraining": (twice - once) * stages["pretrain"].steps / steps,
+        "SFT": one_epoch("sft", 0.0) * tuned.epochs
+               + one_epoch("sft_mix", tuned.mix) * tuned.mix_epochs,
+    }
+
+
+def count_reward(lab, seed, beside, round):
+    """Return the operations of a round of the reward model: of the responses that are ranked, from
+    those to 200 prompts, and of training, from one pass over 400 rankings."""
+    stages = lab.stages(seed)
+    base = stages.get(f"reward_{round}", reward.Config(seed=seed, out=lab.base(seed).out))
+    settings = dataclasses.replace(base, round=round)
+    _, n_prompts = files.prompts_of_round(settings)
+    prompts = files.read_prompts("rm")[:40 if lab.quick else 200]
+    rng = random.Random(seed)
+    sampling = count(reward.sample, settings, prompts, rng, generator_of(seed))
+    rankings = []
+    for line in files.read_rankings(Path(settings.out) / "rankings.jsonl"):
+        if line["round"] <= round:
+            rankings.append(line)
+    some = rng.sample(rankings, 40 if lab.quick else 400)
+    training = count(reward.fit, dataclasses.replace(settings, out=beside.out, epochs=1), some)
+    return (sampling * n_prompts / len(prompts)
+            + training * settings.epochs * len(rankings) / len(some))
 
 
 def corpus_tokens():

@@ -275,26 +275,32 @@ def test_operations_are_those_of_every_matrix_product_forward_and_backward():
     assert counter.get_total_flops() == 3 * products + 3.5 * attention
 
 
-def test_the_ledger_trains_every_stage_once_in_a_folder_of_its_own(tmp_path, monkeypatch):
-    did = []
-    monkeypatch.setattr(findings.model, "train", lambda config: did.append(("gpt", config.out)))
-    monkeypatch.setattr(findings.sft, "train", lambda config: did.append(("sft", config.out)))
-    monkeypatch.setattr(
-        findings.reward, "train", lambda config: did.append((config.round, config.out)))
-    monkeypatch.setattr(
-        findings.ppo, "train_policy",
-        lambda config, name, *rest: did.append((name, *rest, config.out)))
+def test_the_ledger_multiplies_what_it_counts_by_what_it_leaves_out(tmp_path, monkeypatch):
+    """Every call counts as one operation, so a stage has as many as it has pieces. Pretraining
+    counts its steps, and 50 for the validation."""
+    def count(function, first, *_):
+        return first.steps + 50 if function is model.train else 1
+
+    monkeypatch.setattr(findings, "count", count)
     monkeypatch.setattr(findings, "corpus_tokens", lambda: 1_000)
-    monkeypatch.setattr(files, "read_jsonl", lambda path, **_: [{}] * 3)
-    config = ppo.Config(seed=7, out=str(tmp_path / "seed7"), rollout_size=64)
-    lab = SimpleNamespace(runs=tmp_path, stages=lambda seed: {"config": config})
+    monkeypatch.setattr(findings.shutil, "copy", lambda *_: None)
+    lines = [{"round": 1}] * 500 + [{"round": 2}] * 700
+    monkeypatch.setattr(files, "read_rankings", lambda path: lines)
+    config = ppo.Config(seed=7, out=str(tmp_path), rollout_size=64)
+    lab = SimpleNamespace(
+        quick=False, base=lambda seed: config, beside=lambda config, name: config,
+        stages=lambda seed: {"config": config})
     found = findings.count_operations(lab, 7)
-    out = str(tmp_path / "ledger7")
-    assert did == [
-        ("gpt", out), ("sft", out), (1, out), ("ppo_1", "reward_1", config.iterations_1, 0.0, out),
-        (2, out), ("ppo_ptx", "reward", config.iterations, config.gamma_ptx, out)]
-    assert found["episodes of PPO-ptx"] == 192 and found["corpus tokens"] == 1_000
-    assert [found[name] for name in findings.STAGES] == [0] * 6
+    reward, sft = findings.reward.Config(), findings.sft.Config()
+    assert found["pretraining"] == model.Config().steps
+    assert found["SFT"] == sft.epochs + sft.mix_epochs
+    assert found["reward model, round 1"] == pytest.approx(
+        reward.prompts_1 / 200 + reward.epochs * 500 / 400)
+    assert found["reward model, round 2"] == pytest.approx(
+        reward.prompts_2 / 200 + reward.epochs * 1_200 / 400)
+    assert found["PPO of round 1"] == config.iterations_1 / 2
+    assert found["PPO-ptx"] == config.iterations / 2
+    assert found["episodes of PPO-ptx"] == config.iterations * 64
 
 
 # ---------------------------------------------------------------- which sentence for which numbers
