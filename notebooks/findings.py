@@ -944,24 +944,25 @@ STAGES = ("pretraining", "SFT", "reward model, round 1", "PPO of round 1", "rewa
 def picture_ledger(rows, axes):
     """Draw operations by stage here and in the paper, and both as shares of pretraining."""
     row = next(iter(rows.values()))
-    operations = [row[name] for name in STAGES]
+    operations = [row[name] / 1e12 for name in STAGES]
     axes[0].barh(range(len(STAGES)), operations, color=BLUE)
     axes[0].set_yticks(range(len(STAGES)), STAGES)
-    axes[0].set_xlabel("operations here")
+    axes[0].set_xlabel("operations here, trillions")
     axes[1].barh(range(len(PAPER_COST)), list(PAPER_COST.values()), color=ORANGE)
     axes[1].set_yticks(range(len(PAPER_COST)), list(PAPER_COST))
-    axes[1].set(xlabel="petaflop/s-days in the paper, 175B (log scale)", xscale="log")
+    axes[1].set_xlabel("petaflop/s-days in the paper, 175B")
     names = ("SFT", "PPO-ptx")
-    for i, name in enumerate(names):
-        here = row[name] / row["pretraining"]
-        theirs = PAPER_COST[name] / PAPER_COST["pretraining"]
-        for place, share, colour in ((i - 0.2, here, BLUE), (i + 0.2, theirs, ORANGE)):
-            axes[2].barh(place, share, 0.36, color=colour)
-            axes[2].text(share * 1.1, place, f"{share:.2%}", va="center", fontsize=9)
+    theirs = [PAPER_COST[name] / PAPER_COST["pretraining"] for name in names]
+    here = [row[name] / row["pretraining"] for name in names]
+    bars_of = (("here", here, -0.2, BLUE), ("paper", theirs, 0.2, ORANGE))
+    for title, shares, offset, colour in bars_of:
+        places = [place + offset for place in range(2)]
+        axes[2].barh(places, shares, 0.36, color=colour, label=title)
+        for place, share in zip(places, shares):
+            axes[2].text(share + 0.01, place, f"{share:.1%}", va="center", fontsize=9)
     axes[2].set_yticks(range(2), names)
-    axes[2].set(
-        xlabel="share of pretraining (log scale): here blue, paper orange", xscale="log",
-        xlim=(3e-4, 10))
+    axes[2].set(xlabel="share of pretraining", xlim=(0, 0.6))
+    axes[2].legend(frameon=False, loc="upper right")
     for axis in axes:
         axis.invert_yaxis()
     return sentence_ledger(row)
