@@ -733,8 +733,8 @@ def unstable_equation_1(scores, ranks):
     return -sum(torch.log(torch.sigmoid(scores[i] - scores[j])) for i, j in pairs) / len(pairs)
 
 
-UNSTABLE = ("At large differences this is infinite or wrong: the sigmoid is rounded to 0, or exp is "
-            "infinite, before the logarithm. Use F.logsigmoid.")
+UNSTABLE = ("At large differences this is infinite or wrong, because the sigmoid is rounded to 0 "
+            "or exp is infinite. Use F.logsigmoid.")
 MISTAKES["ranking_loss"] = [
     (UNSTABLE,
      unstable_equation_1),
