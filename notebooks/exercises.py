@@ -12,8 +12,10 @@ A check prints one line, returns True or False, and never raises. Solutions are 
 import copy
 import functools
 import hashlib
+import inspect
 import math
 import random
+import statistics
 
 import torch
 import torch.nn.functional as F
@@ -77,14 +79,20 @@ def all_same(answers, others):
     return all(map(same, answers, others))
 
 
+def digits(number, n=4):
+    """Return a number as a text: whole numbers in full, others with n digits."""
+    is_whole = number.is_integer() and abs(number) < 1e9
+    return f"{number:.0f}" if is_whole else f"{number:.{n}g}"
+
+
 def brief(x):
     """Return an answer as a short text."""
     numbers = flat(x)
     if numbers is None:
         return repr(x)[:60]
     if len(numbers) == 1:
-        return f"{numbers[0]:.4g}"
-    shown = [f"{number:.4g}" for number in numbers[:6].tolist()]
+        return digits(float(numbers[0]))
+    shown = [digits(number) for number in numbers[:6].tolist()]
     if len(numbers) > 6:
         shown.append("...")
     return f"[{', '.join(shown)}]"
@@ -118,11 +126,12 @@ def outcome(function, case, trained):
     return [answer, shown]
 
 
-def compare(student, right, mistakes, cases, also=(), trained=()):
+def compare(student, right, mistakes, cases, also=(), trained=(), extreme=""):
     """Compare a student's function with the right one on all cases.
 
     cases: tuples of arguments. mistakes: pairs (hint, wrong function). also: pairs (remark, other
-    right function). trained: places of the arguments whose gradients must agree, too."""
+    right function). trained: places of the arguments whose gradients must agree, too.
+    extreme: the hint if only the last case is wrong. Mistakes are then recognised without it."""
     outcomes = []
     for case in cases:
         try:
@@ -141,14 +150,52 @@ def compare(student, right, mistakes, cases, also=(), trained=()):
     for remark, other in also:
         if all_same(outcomes, [outcome(other, case, trained) for case in cases]):
             return said(True, remark)
+    n = len(cases) - 1 if extreme else len(cases)
+    if extreme and all_same(outcomes[:n], expected[:n]):
+        return said(False, extreme)
     for hint, mistake in mistakes:
-        if all_same(outcomes, [outcome(mistake, case, trained) for case in cases]):
+        if all_same(outcomes[:n], [outcome(mistake, case, trained) for case in cases[:n]]):
             return said(False, hint)
     answers = [answer for answer, _ in outcomes]
     wanted = [answer for answer, _ in expected]
     if all_same(answers, wanted):
         return said(False, "The value is right. Its gradient is not.")
+    name = ignored(student, right, cases)
+    if name:
+        return said(False, f"Your result does not change with {name}. The right one does.")
     return said(False, difference(answers, wanted))
+
+
+def ignored(student, right, cases):
+    """Return the name of an argument that changes the right answers and not the student's, or "".
+
+    Each argument of a case is replaced by that of the next case, if the right function allows it.
+    """
+    for place in range(len(cases[0])):
+        found = set()                           # whether the student's answer changed, too
+        for case, following in zip(cases, cases[1:] + cases[:1]):
+            changed = (*case[:place], following[place], *case[place + 1:])
+            try:
+                if not unchanged(right, case, changed):
+                    found.add(unchanged(student, case, changed))
+            except Exception:
+                continue                        # sizes do not fit, or the student's code fails
+        if found == {True}:
+            return name_of(student, place)
+    return ""
+
+
+def unchanged(function, case, changed):
+    """Return whether a function gives the same for two cases."""
+    before, _ = outcome(function, case, ())
+    after, _ = outcome(function, changed, ())
+    return same(before, after)
+
+
+def name_of(function, place):
+    """Return the name of a function's argument."""
+    names = list(inspect.signature(function).parameters)
+    return names[place] if place < len(names) else f"argument {place + 1}"
 
 
 def difference(answers, expected):
@@ -165,18 +212,26 @@ def difference(answers, expected):
     differs = ~close(got, wanted)
     place = int(differs.int().argmax())                     # the first element that differs
     where = f"At position {place} it" if len(got) > 1 else "It"
-    return (f"Your function differs on {len(wrong)} of {len(answers)} inputs. "
-            f"{where} gives {got[place]:.4g}. The right value is {wanted[place]:.4g}.")
+    mine = float(got[place])
+    ours = float(wanted[place])
+    n = 4 if digits(mine) != digits(ours) else 9            # so that the two look different
+    text = (f"Your function differs on {len(wrong)} of {len(answers)} inputs. "
+            f"{where} gives {digits(mine, n)}. The right value is {digits(ours, n)}.")
+    if math.isfinite(mine):
+        return text
+    return f"{text} Is there a logarithm of 0, a division by 0 or a very large exp?"
 
 
-def compare_value(answer, right, mistakes):
-    """The same for an answer that is one number or word. mistakes: pairs (hint, wrong value)."""
+def compare_number(answer, right, mistakes):
+    """The same for an answer that is one whole number. mistakes: pairs (hint, wrong number)."""
     if answer is ...:
         return said(False, "There is no answer yet. Replace the ... with yours.")
-    if (isinstance(answer, str) and answer == right) or same(answer, right):
+    numbers = flat(answer)
+    number = float(numbers[0]) if numbers is not None and len(numbers) == 1 else None
+    if number == right:
         return said(True, f"It is {right}.")
     for hint, wrong in mistakes:
-        if same(answer, wrong):
+        if number == wrong:
             return said(False, hint)
     return said(False, f"It is not {brief(answer)}.")
 
@@ -224,6 +279,9 @@ MISTAKES["next_token_loss"] = [
     ("Row t of the logits predicts token t + 1. Its softmax is over the vocabulary, the last "
      "dimension.",
      lambda logits, ids: -logits[:-1].log_softmax(0).gather(1, ids[1:, None]).mean()),
+    ("`[:, ids[1:]]` takes all T - 1 targets in every row. Row t needs target t alone: index the "
+     "rows, too, `[torch.arange(T - 1), ids[1:]]`.",
+     lambda logits, ids: -logits[:-1].log_softmax(-1)[:, ids[1:]].mean()),
     ("These are the logits of the true tokens. Take the log_softmax of the logits first.",
      lambda logits, ids: -logits[:-1].gather(1, ids[1:, None]).mean()),
     ("T tokens give T - 1 predictions. Divide by T - 1.",
@@ -292,14 +350,35 @@ MISTAKES["sample"] = [
      lambda logits, temperature, u: zeroed_after_softmax(logits, temperature, u)),
     ("This token comes after the one at which the sum passes u.",
      lambda logits, temperature, u: sample(logits, temperature, u) + 1),
+    ("The probabilities are divided by the temperature. Divide the logits, before the softmax.",
+     lambda logits, temperature, u: divided_after_softmax(logits, temperature, u)),
+    ("This compares single probabilities with u. Add them up first, with cumsum.",
+     lambda logits, temperature, u: without_sum(logits, temperature, u)),
 ]
 
 
+def first_above(numbers, u):
+    """Return the place of the first number above u, or their number if there is none."""
+    places = (numbers > u).nonzero().flatten().tolist()
+    return places[0] if places else len(numbers)
+
+
 def zeroed_after_softmax(logits, temperature, u):
-    """Return the first token at which the sum passes u, or V if there is none."""
+    """The softmax includes <|pad|>, whose probability is set to 0 later."""
     probabilities = (logits / temperature).softmax(-1)                      # (V,)
     probabilities[-1] = 0.0
-    return int((probabilities.cumsum(-1) < u).sum())
+    return first_above(probabilities.cumsum(-1), u)
+
+
+def divided_after_softmax(logits, temperature, u):
+    """Divides the probabilities in place of the logits."""
+    probabilities = model.distribution(logits, 1.0, len(logits) - 1).exp()  # (V,)
+    return first_above((probabilities / temperature).cumsum(-1), u)
+
+
+def without_sum(logits, temperature, u):
+    """Compares each probability with u."""
+    return first_above(model.distribution(logits, temperature, len(logits) - 1).exp(), u)
 
 
 def check_sample(my_sample):
@@ -308,8 +387,8 @@ def check_sample(my_sample):
     The right id is the first at which the cumulative probability passes u."""
     rng = random.Random(0)
     cases = []
-    for temperature in (0.5, 1.0, 2.0):
-        for _ in range(20):
+    for _ in range(20):
+        for temperature in (0.5, 1.0, 2.0):
             logits = torch.randn(9) * 2
             logits[8] += 3                                  # pad would be likely
             cases.append((logits, temperature, rng.random()))
@@ -318,41 +397,45 @@ def check_sample(my_sample):
         try:
             return my_sample(logits, temperature, u)
         except IndexError:
-            if zeroed_after_softmax(logits, temperature, u) < len(logits):
-                raise
-            return len(logits)                              # no sum passed u: that mistake
+            for mistake in (zeroed_after_softmax, divided_after_softmax, without_sum):
+                if mistake(logits, temperature, u) == len(logits):
+                    return len(logits)                      # no sum passed u
+            raise
 
     return compare(found, sample, MISTAKES["sample"], cases)
 
 
 def parameters():
-    """Return the number of parameters of the default GPT, and three wrong counts of them.
-
-    Wrong: the last layer counted twice, no biases, no positions."""
+    """Return how many parameters the default GPT has: {name of a tensor: number}."""
     gpt = model.GPT(model.GPTConfig())
-    total = 0
-    biases = 0
-    for name, weights in gpt.named_parameters():
-        total += weights.numel()
-        if name.endswith("bias"):
-            biases += weights.numel()
-    head = gpt.lm_head.weight.numel()
-    positions = gpt.transformer.wpe.weight.numel()
-    return total, total + head, total - biases, total - positions
+    return {name: weights.numel() for name, weights in gpt.named_parameters()}
 
 
-_, HEAD_TWICE, NO_BIASES, NO_POSITIONS = parameters()
+def parameters_without(*parts):
+    """Return the number of parameters whose names contain none of `parts`."""
+    counts = parameters()
+    return sum(counts[name] for name in counts if not any(part in name for part in parts))
+
+
 MISTAKES["parameters"] = [
-    ("The last layer shares its weights with the token embedding. Count them once.", HEAD_TWICE),
-    ("The linear layers and the layer norms have biases, too.", NO_BIASES),
-    ("Positions have an embedding, too. It has block_size rows.", NO_POSITIONS),
+    ("The last layer shares its weights with the token embedding. Count them once.",
+     parameters_without() + parameters()["transformer.wte.weight"]),
+    ("The linear layers and the layer norms have biases, too.",
+     parameters_without("bias")),
+    ("The linear layers have biases, too.",
+     parameters_without("attn.bias", "proj.bias", "fc.bias")),
+    ("The layer norms have biases, too.",
+     parameters_without("ln_1.bias", "ln_2.bias", "ln_f.bias")),
+    ("There is one more layer norm, after the last block.",
+     parameters_without("ln_f")),
+    ("Positions have an embedding, too. It has block_size rows.",
+     parameters_without("wpe")),
 ]
 
 
 def check_parameters(number):
     """The number of parameters of GPT(GPTConfig()), worked out from its shapes."""
-    total, _, _, _ = parameters()
-    return compare_value(number, total, MISTAKES["parameters"])
+    return compare_number(number, parameters_without(), MISTAKES["parameters"])
 
 
 # ---------------------------------------------------------------- 1. supervised fine-tuning
@@ -374,6 +457,8 @@ MISTAKES["mask"] = [
     ("The last response token is missing. It is end-of-text. Without it, the model never learns "
      "to stop.",
      lambda prompt_length, length, T: mask_of(prompt_length, length - 1, T)),
+    ("Both ends are one too far to the right. Entry t is for token t + 1: ask where t + 1 is.",
+     lambda prompt_length, length, T: [float(prompt_length <= t < length) for t in range(T - 1)]),
     ("The prompt is given, not predicted. The mask is 0 there.",
      lambda prompt_length, length, T: [float(t < length) for t in range(1, T)]),
     ("The padding after the response is not learned. The mask is 0 there.",
@@ -642,7 +727,17 @@ def minus_mean_difference(scores, ranks):
     return -sum(scores[i] - scores[j] for i, j in pairs) / len(pairs)
 
 
+def unstable_equation_1(scores, ranks):
+    """The same, but infinite where the sigmoid is rounded to 0."""
+    pairs = pairs_of(ranks)
+    return -sum(torch.log(torch.sigmoid(scores[i] - scores[j])) for i, j in pairs) / len(pairs)
+
+
+UNSTABLE = ("At large differences this is infinite or wrong, because the sigmoid is rounded to 0 "
+            "or exp is infinite. Use F.logsigmoid.")
 MISTAKES["ranking_loss"] = [
+    (UNSTABLE,
+     unstable_equation_1),
     ("This is a sum. Divide by the number of pairs.",
      summed_equation_1),
     ("The differences are the wrong way round. Take the better response's score minus the other.",
@@ -668,8 +763,10 @@ def check_ranking_loss(my_ranking_loss):
     cases = []
     for ranks in ([2, 1, 3, 2], [1, 2, 3, 4], [3, 1, 1, 2, 4]):
         cases.append((torch.randn(len(ranks)), ranks))
+    cases.append((torch.tensor([400.0, -200.0, 100.0, 200.0]), [1, 2, 3, 4]))
     return compare(
-        my_ranking_loss, equation_1, MISTAKES["ranking_loss"], cases, trained=(0,))
+        my_ranking_loss, equation_1, MISTAKES["ranking_loss"], cases, trained=(0,),
+        extreme=UNSTABLE)
 
 
 MISTAKES["bias"] = [
@@ -740,6 +837,13 @@ def reward_without_last_kl(scores, logprobs, ref_logprobs, mask, beta):
     return rewards.scatter(1, last[:, None], scores[:, None])               # (B, R)
 
 
+def reward_in_all_rows(scores, logprobs, ref_logprobs, mask, beta):
+    """The score of each row in the last columns of all rows."""
+    rewards = -beta * (logprobs - ref_logprobs) * mask                      # (B, R)
+    rewards[:, mask.sum(1).long() - 1] += scores
+    return rewards
+
+
 def reward_without_score(scores, logprobs, ref_logprobs, mask, beta):
     """The KL penalty alone."""
     return -beta * (logprobs - ref_logprobs) * mask
@@ -758,6 +862,9 @@ MISTAKES["token_rewards"] = [
      reward_on_padding),
     ("The score replaces the KL penalty of the last token. Add it with +=.",
      reward_without_last_kl),
+    ("`[:, last]` changes these columns in every row. Index the rows, too: "
+     "`[torch.arange(B), last]`.",
+     reward_in_all_rows),
     ("The score is missing. Add it on the last response token.",
      reward_without_score),
 ]
@@ -793,6 +900,9 @@ MISTAKES["k3"] = [
     ("The two are the wrong way round. The samples come from pi, so k1 = log pi - log pi_ref. "
      "k3 = exp(-k1) - 1 + k1.",
      lambda logprobs, ref_logprobs: k3(ref_logprobs, logprobs)),
+    ("exp takes -k1, not k1. k3 = exp(-k1) - 1 + k1.",
+     lambda logprobs, ref_logprobs: (
+         (logprobs - ref_logprobs).exp() - 1 + k1(logprobs, ref_logprobs))),
     ("The last term has the wrong sign.",
      lambda logprobs, ref_logprobs: (
          (ref_logprobs - logprobs).exp() - 1 - k1(logprobs, ref_logprobs))),
@@ -839,6 +949,21 @@ def gae_masked(rewards, values, mask, lam, masked):
         next_value = where("value", values[:, t], t)                        # (B,)
         result[:, t] = next_advantage
     return result
+
+
+def gae_with(delta_of):
+    """GAE with another delta, a function of (reward, value, next value, lam)."""
+    def wrong(rewards, values, mask, lam):
+        result = torch.zeros_like(rewards)                                  # (B, R)
+        next_advantage = torch.zeros(len(rewards))                          # (B,)
+        next_value = torch.zeros(len(rewards))                              # (B,)
+        for t in reversed(range(rewards.shape[1])):
+            delta = delta_of(rewards[:, t], values[:, t], next_value, lam)  # (B,)
+            next_advantage = (delta + lam * next_advantage) * mask[:, t]    # (B,)
+            next_value = values[:, t] * mask[:, t]                          # (B,)
+            result[:, t] = next_advantage
+        return result
+    return wrong
 
 
 def masked_at_the_end(*case):
@@ -894,8 +1019,15 @@ MISTAKES["gae"] = [
     ("The loop runs forwards. Start at the last token, because A_t needs A_(t+1).",
      gae_forwards),
     ("The values are missing. delta_t = r_t + V_(t+1) - V_t.",
-     lambda rewards, values, mask, lam: (
-         advantages(rewards, torch.zeros_like(values), mask, lam))),
+     gae_with(lambda reward, value, next_value, lam: reward)),
+    ("The next value is missing. delta_t = r_t + V_(t+1) - V_t.",
+     gae_with(lambda reward, value, next_value, lam: reward - value)),
+    ("The value of the token itself is missing. delta_t = r_t + V_(t+1) - V_t.",
+     gae_with(lambda reward, value, next_value, lam: reward + next_value)),
+    ("lambda does not belong in delta_t = r_t + V_(t+1) - V_t. It multiplies A_(t+1) only.",
+     gae_with(lambda reward, value, next_value, lam: reward + lam * next_value - value)),
+    ("V_t and V_(t+1) are exchanged. delta_t = r_t + V_(t+1) - V_t.",
+     gae_with(lambda reward, value, next_value, lam: reward + value - next_value)),
 ]
 
 
@@ -915,9 +1047,15 @@ def check_gae(my_gae):
 # ---------------------------------------------------------------- 3b. PPO
 
 
-def surrogate(logprobs, old, advantages, mask, clip, choose=torch.maximum, mean=ppo.masked_mean):
-    """PPO's loss. `choose` and `mean` are arguments because they are easy to get wrong."""
-    ratio = (logprobs - old).exp()                                          # (B, R)
+def quotient(logprobs, old):
+    """pi / pi_old."""
+    return (logprobs - old).exp()
+
+
+def surrogate(logprobs, old, advantages, mask, clip, choose=torch.maximum, mean=ppo.masked_mean,
+              ratio_of=quotient):
+    """PPO's loss. What is easy to get wrong is an argument."""
+    ratio = ratio_of(logprobs, old)                                         # (B, R)
     unclipped = -advantages * ratio                                         # (B, R)
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)                 # (B, R)
     return mean(choose(unclipped, clipped), mask)
@@ -938,14 +1076,6 @@ def sum_of_tokens(x, mask):
     return (x * mask).sum()
 
 
-def surrogate_of(ratio_of):
-    """PPO's loss with another ratio. ratio_of: a function of (logprobs, old_logprobs)."""
-    def wrong(logprobs, old, *rest):
-        log_ratio = ratio_of(logprobs, old).log()                           # (B, R)
-        return surrogate(log_ratio, torch.zeros_like(log_ratio), *rest)
-    return wrong
-
-
 def clipped_around_0(logprobs, old, advantages, mask, clip):
     """Clips the ratio to [-clip, clip]."""
     ratio = (logprobs - old).exp()                                          # (B, R)
@@ -962,13 +1092,13 @@ WRONG_MEANS = [
      mean_per_response),
     ("This is a sum. Divide by the number of response tokens.",
      sum_of_tokens),
+    ("This divides by the number of responses. Divide by the number of response tokens.",
+     lambda x, mask: (x * mask).sum() / len(mask)),
     ("Padding is counted in the sum. Multiply by the mask first.",
      lambda x, mask: x.sum() / mask.sum()),
     ("The mask is missing. Padding is counted.",
      lambda x, mask: x.mean()),
 ]
-NO_GRADIENT = ("The value is right, but it has no gradient, so nothing can be trained with it. "
-               "Avoid detach(), item() and float().")
 
 
 def with_wrong_means(function):
@@ -983,10 +1113,10 @@ MISTAKES["policy_loss"] = [
     ("The ratio is pi / pi_old. It is exp(new - old).",
      lambda logprobs, old, *rest: surrogate(old, logprobs, *rest)),
     ("This is the difference of the log-probabilities. Its exponential is the ratio.",
-     surrogate_of(lambda logprobs, old: logprobs - old)),
+     functools.partial(surrogate, ratio_of=lambda logprobs, old: logprobs - old)),
     ("These are log-probabilities. Their quotient is not the ratio of the probabilities. "
      "exp(new - old) is.",
-     surrogate_of(lambda logprobs, old: logprobs / old)),
+     functools.partial(surrogate, ratio_of=lambda logprobs, old: logprobs / old)),
     ("This always takes the clipped loss. A step in the bad direction then gets no gradient. Take "
      "the larger of both losses.",
      lambda *case: surrogate(*case, choose=lambda unclipped, clipped: clipped)),
@@ -997,6 +1127,9 @@ MISTAKES["policy_loss"] = [
      clipped_around_0),
     ("The sign is wrong. The loss falls when good tokens become more likely.",
      lambda *case: -surrogate(*case)),
+    ("Both losses lack their minus sign. Each is minus the advantage times a ratio. Then take the "
+     "larger.",
+     lambda *case: -surrogate(*case, choose=torch.minimum)),
     (NO_GRADIENT,
      lambda *case: surrogate(*case).detach()),
     *with_wrong_means(surrogate),
@@ -1143,6 +1276,11 @@ WRONG_WHITENING = [
     ("The mean and the variance include padding. Use the response tokens only.",
      lambda x, mask, correction: whitened(
          x * mask, mask, lambda x, mask: x.mean(), variance_with_padding, correction)),
+    ("The mean and the variance include padding. Use the response tokens only.",
+     lambda x, mask, correction: ((x * mask - (x * mask).mean())
+                                  / ((x * mask).var(correction=correction) + 1e-8).sqrt())),
+    ("These are the response tokens in one row. Return (B, R), with 0 on padding.",
+     lambda x, mask, correction: whitened(x, mask, correction=correction)[mask > 0]),
     ("The mean includes padding. Divide by the number of response tokens.",
      functools.partial(whitened, mean=mean_with_padding)),
     ("The mean includes padding. Use the response tokens only.",
@@ -1244,6 +1382,9 @@ MISTAKES["value_loss"] = [
     ("The range is around 1 here. The difference of new and old is clipped around 0.",
      value_loss_with(lambda values, old, returns, clip: (
          old + (values - old).clamp(1 - clip, 1 + clip)))),
+    ("The difference is the wrong way round. How far a value has moved is new minus old.",
+     value_loss_with(lambda values, old, returns, clip: (
+         old + (old - values).clamp(-clip, clip)))),
     ("The old values are the wrong way round. The new value moves away from the old one.",
      value_loss_with(lambda values, old, returns, clip: (
          values + (old - values).clamp(-clip, clip)))),
@@ -1268,7 +1409,8 @@ def check_value_loss(my_value_loss):
         values = old_values + 0.4 * (moves + 1)
         returns = old_values + errors + 1
         clip = 0.1 + 0.1 * seed
-        cases.append((values + padding, old_values, returns - 2 * padding, mask, clip))
+        # Padding holds other numbers than 0. The three differ there.
+        cases.append((values + padding, old_values - padding, returns - 2 * padding, mask, clip))
     return compare(my_value_loss, ppo.value_loss, MISTAKES["value_loss"], cases, trained=(0,))
 
 
@@ -1322,6 +1464,8 @@ MISTAKES["win_rate"] = [
      lambda votes: labeler.mean_and_error(votes)[0]),
     ("The standard deviation is divided by n. The error of a mean is smaller by sqrt(n).",
      lambda votes: wider(votes, len(votes) ** -0.5)),
+    ("This uses the variance. Take its square root, the standard deviation.",
+     lambda votes: wider(votes, statistics.stdev(votes))),
     ("Divide the sum of squares by n - 1, not n. The mean was computed from the same votes.",
      lambda votes: wider(votes, ((len(votes) - 1) / len(votes)) ** 0.5)),
     ("p (1 - p) is the variance of votes that are 0 or 1. Ties make it smaller. Use the standard "
@@ -1465,6 +1609,8 @@ MISTAKES["best_of_n_kl"] = [
     ("This is the mean over the model's own answers, where u is uniform. Weight each u by the "
      "density n u^(n - 1).",
      lambda n: math.log(n) - (n - 1)),
+    ("This is a sum over 1,000 steps. Divide by their number.",
+     lambda n: 1_000 * best_of_n_kl(n)),
     ("The mean of log u is negative. The second term is subtracted.",
      lambda n: math.log(n) + (n - 1) / n),
 ]
@@ -1488,12 +1634,12 @@ def check_best_of_n_kl(my_best_of_n_kl):
         number = flat(answer)
         if number is None or len(number) != 1:
             return answer
-        for function in known:
-            if abs(float(number) - function(n)) <= 0.005 + 0.07 * abs(function(n)):
-                return function(n)
-        return answer
+        values = [function(n) for function in known]
+        nearest = min(values, key=lambda value: abs(value - float(number)))
+        near_enough = abs(nearest - float(number)) <= 0.005 + 0.07 * abs(nearest)
+        return nearest if near_enough else answer
 
-    cases = [(1,), (2,), (4,), (16,)]
+    cases = [(1,), (2,), (4,), (8,)]                        # float32 holds u ** 7 of any step
     return compare(snapped, best_of_n_kl, MISTAKES["best_of_n_kl"], cases)
 
 
@@ -1662,6 +1808,12 @@ MISTAKES["rloo_advantages"] = [
      lambda rewards, k: (rewards.view(-1, k) - rewards.view(-1, k).mean(0)).flatten()),
     ("`view(k, -1)` has k rows. Each prompt should have a row of k columns: `view(-1, k)`.",
      lambda rewards, k: leave_one_out(rewards.view(k, -1), 1).flatten()),
+    ("This compares responses to different prompts. With `rewards.view(-1, k)`, sum over "
+     "dimension 1.",
+     lambda rewards, k: (rewards - (rewards.view(-1, k).sum(0).repeat(len(rewards) // k) - rewards)
+                         / (k - 1))),
+    ("`view(k, -1)` has k rows. Each prompt should have a row of k columns: `view(-1, k)`.",
+     lambda rewards, k: minus_sum(rewards, len(rewards) // k, True, k - 1)),
     ("The baseline is the mean of all other responses in the batch. Take those to the same "
      "prompt.",
      lambda rewards, k: leave_one_out(rewards, 0)),
@@ -1699,8 +1851,8 @@ def check_rloo_advantages(my_rloo_advantages):
     """my_rloo_advantages(rewards (B,), k) -> advantages (B,), as methods.rloo_advantages.
 
     The k responses to a prompt are next to each other."""
-    cases = [group_rewards(0, 3, 4), group_rewards(1, 5, 2), group_rewards(2, 4, 3),
-             group_rewards(3, 2, 5)]
+    cases = [group_rewards(0, 3, 4), group_rewards(1, 6, 2), group_rewards(2, 4, 3),
+             group_rewards(3, 2, 6)]                        # 12 rewards: a fixed k raises nothing
     return compare(
         my_rloo_advantages, methods.rloo_advantages, MISTAKES["rloo_advantages"], cases)
 
@@ -1768,6 +1920,9 @@ def grpo_with(std):
         ("Subtract the mean of the group before you divide. Add a small number, such as 1e-4, to "
          "the standard deviation.",
          lambda rewards, k: divided(rewards, k, std, centred=False, epsilon=0.0)),
+        ("Only the mean is divided. Put the difference in parentheses, then divide it.",
+         lambda rewards, k: (rewards.view(-1, k) - rewards.view(-1, k).mean(1, keepdim=True)
+                             / (std(rewards.view(-1, k), 1) + 1e-4)).flatten()),
         ("The reward itself is left out of the mean, as in RLOO. GRPO takes the mean of all k.",
          own_left_out),
         ("This divides by the variance. Take its square root.",
@@ -1803,8 +1958,8 @@ def check_grpo_advantages(my_grpo_advantages):
     """my_grpo_advantages(rewards (B,), k) -> advantages (B,), as methods.grpo_advantages.
 
     The standard deviation may divide by k - 1, as ours does, or by k."""
-    cases = [group_rewards(0, 3, 4), group_rewards(1, 5, 2), group_rewards(2, 4, 3),
-             group_rewards(3, 4, 5, equal=True)]
+    cases = [group_rewards(0, 3, 4), group_rewards(1, 6, 2), group_rewards(2, 4, 3),
+             group_rewards(3, 2, 6, equal=True)]
     also = [("Your standard deviation divides by k and ours by k - 1. Both are in use.",
              lambda rewards, k: divided(rewards, k, population_std))]
     return compare(my_grpo_advantages, methods.grpo_advantages, MISTAKES["grpo_advantages"],
@@ -1885,38 +2040,27 @@ WRONG_MARGINS = [       # hint, function of the arguments of my_dpo_loss -> (N,)
 ]
 
 MISTAKES["dpo_loss"] = [
-    ("At large margins this is infinite, because the sigmoid is rounded to 0 before the "
-     "logarithm. Use F.logsigmoid.",
+    (UNSTABLE,
      lambda *case: unstable_loss(case[4] * ratios(*case[:4]))),
-    ("At large margins this is wrong, because the sigmoid is rounded to 0 before the logarithm. "
-     "Use F.logsigmoid.",
+    (UNSTABLE,
      lambda *case: F.binary_cross_entropy(
          torch.sigmoid(case[4] * ratios(*case[:4])), torch.ones(len(case[0])))),
-    ("At large margins this is wrong, because the sigmoid is rounded to 0 before the logarithm. "
-     "Use F.logsigmoid.",
+    (UNSTABLE,
      lambda *case: -torch.log(torch.sigmoid(case[4] * ratios(*case[:4])) + 1e-8).mean()),
     (NO_GRADIENT,
      lambda *case: dpo_loss(*case).detach()),
     ("This is a sum over pairs. Take their mean.",
      lambda *case: dpo_loss(*case) * len(case[0])),
-    ("This is a sum over pairs. Take their mean. Use F.logsigmoid, too, which is exact at large "
-     "margins.",
-     lambda *case: unstable_loss(case[4] * ratios(*case[:4])) * len(case[0])),
     ("Divide by the number of pairs N, not by the number of entries of a tensor.",
      lambda *case: dpo_loss(*case) / case[0].shape[1]),
     ("This is one loss for each pair. Take their mean.",
      lambda *case: -F.logsigmoid(case[4] * ratios(*case[:4]))),
     ("beta is outside of the sigmoid. It multiplies log(pi/pi_ref), inside.",
      lambda *case: case[4] * mean_loss(ratios(*case[:4]))),
-    ("beta is outside of the sigmoid. It multiplies log(pi/pi_ref), inside.",
-     lambda *case: case[4] * unstable_loss(ratios(*case[:4]))),
     ("The sign is wrong. The loss is minus a log-probability, so it is positive.",
      lambda *case: -dpo_loss(*case)),
     ("The minus sign is inside of the log-sigmoid. It belongs in front of it.",
      lambda *case: -mean_loss(-case[4] * ratios(*case[:4]))),
-    ("The sign is wrong. The loss is minus a log-probability. Use F.logsigmoid, too, which is "
-     "exact at large margins.",
-     lambda *case: -unstable_loss(case[4] * ratios(*case[:4]))),
     ("This is minus a probability. The loss is minus its logarithm.",
      lambda *case: -torch.sigmoid(case[4] * ratios(*case[:4])).mean()),
     ("This is one minus a probability. The loss is minus the logarithm of the probability.",
@@ -1937,25 +2081,19 @@ MISTAKES["dpo_loss"] = [
          beta * ((chosen - ref_chosen) - (rejected - ref_rejected)))),
     ("Here a margin is summed over the whole batch. Sum over the tokens, dimension 1.",
      lambda *case: mean_loss(case[4] * ratios(*case[:4]).sum())),
+    ("This sums over the pairs. Sum over the tokens, dimension 1.",
+     lambda chosen, rejected, ref_chosen, ref_rejected, beta: mean_loss(
+         beta * ((chosen - ref_chosen) - (rejected - ref_rejected)).sum(0))),
 ]
 
 
-def losses_of_wrong_margins():
-    """Return pairs (hint, wrong loss): each of WRONG_MARGINS with a stable and an unstable loss."""
-    mistakes = []
-    for hint, margins_of in WRONG_MARGINS:
-        for loss in (mean_loss, unstable_loss):
-            wrong = functools.partial(loss_of_margins, loss, margins_of)
-            mistakes.append((hint, wrong))
-    return mistakes
-
-
-def loss_of_margins(loss, margins_of, *case):
+def loss_of_margins(margins_of, *case):
     """The loss of the margins of one case."""
-    return loss(margins_of(*case))
+    return mean_loss(margins_of(*case))
 
 
-MISTAKES["dpo_loss"] += losses_of_wrong_margins()
+MISTAKES["dpo_loss"] += [
+    (hint, functools.partial(loss_of_margins, margins_of)) for hint, margins_of in WRONG_MARGINS]
 
 
 def response_pairs(seed, N, beta, R=6):
@@ -1982,4 +2120,5 @@ def check_dpo_loss(my_dpo_loss):
     chosen, *rest = response_pairs(3, 4, 1.0)
     chosen[0] *= 1000
     cases.append((chosen, *rest))
-    return compare(my_dpo_loss, dpo_loss, MISTAKES["dpo_loss"], cases, trained=(0, 1))
+    return compare(my_dpo_loss, dpo_loss, MISTAKES["dpo_loss"], cases, trained=(0, 1),
+                   extreme=UNSTABLE)

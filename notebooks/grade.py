@@ -49,7 +49,8 @@ def cells_of(path):
         cells = json.loads(path.read_bytes().decode("utf-8-sig"))["cells"]
         return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(getattr(error, "strerror", "not a notebook in UTF-8")) from None
+        kind = "not a text in UTF-8" if isinstance(error, UnicodeDecodeError) else "not a notebook"
+        raise ValueError(getattr(error, "strerror", kind)) from None
 
 
 def statements_of(cells, unwritten=()):
@@ -235,7 +236,7 @@ def grade(path, known):
     points = dict.fromkeys(exercises, "-")
     total = 0
     any_failed = False
-    remarks = [f"{n_bad} cells are not Python"] if n_bad else []
+    remarks = [f"{n_bad} cell{'s are' if n_bad > 1 else ' is'} not Python"] if n_bad else []
     if len(begun) < len(exercises):
         remarks.append(f"{len(exercises) - len(begun)} of {len(exercises)} not begun")
     for exercise, (right, error, failed) in zip(begun, verdicts):

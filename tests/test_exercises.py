@@ -142,6 +142,14 @@ def epoch_in_a_loop(table):
     return best["epoch"]
 
 
+def ordered_pairs(ranks):
+    return [(i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]]
+
+
+def score_differences(scores, ranks):
+    return torch.stack([scores[i] - scores[j] for i, j in ordered_pairs(ranks)])
+
+
 def ranking_loss_in_one_step(scores, ranks):
     ranks = torch.tensor(ranks)
     better = ranks[:, None] < ranks
@@ -191,8 +199,9 @@ RIGHT_WAYS_BEFORE_PPO = {
     ],
     "ranking_loss": [
         ranking_loss_in_one_step,
-        lambda s, r: -torch.stack([torch.sigmoid(s[i] - s[j]).log() for i in range(len(r))
-                                   for j in range(len(r)) if r[i] < r[j]]).mean(),
+        lambda s, r: torch.stack([F.softplus(s[j] - s[i]) for i, j in ordered_pairs(r)]).mean(),
+        lambda s, r: -torch.stack([s[[i, j]].log_softmax(0)[0] for i, j in ordered_pairs(r)]).mean(),
+        lambda s, r: sum(torch.logaddexp(s[i], s[j]) - s[i] for i, j in ordered_pairs(r)) / len(ordered_pairs(r)),
     ],
     "bias": [lambda s: -np.mean(s), lambda s: -torch.tensor(s).mean(),
              lambda s: sum(-x for x in s) / len(s)],
@@ -541,9 +550,9 @@ def test_every_argument_of_lesson_3_is_varied(name, capsys):
 
 
 @pytest.mark.parametrize("wrong, hint", [
-    (lambda *x: torch.log1p(torch.exp(-margins(*x))).mean(), "At large margins this is infinite"),
-    (lambda *x: -torch.log(1 / (1 + torch.exp(-margins(*x)))).mean(), "At large margins"),
-    (lambda *x: -torch.log(torch.sigmoid(margins(*x).double())).mean(), "At large margins"),
+    (lambda *x: torch.log1p(torch.exp(-margins(*x))).mean(), "At large differences this is infinite"),
+    (lambda *x: -torch.log(1 / (1 + torch.exp(-margins(*x)))).mean(), "At large differences"),
+    (lambda *x: -torch.log(torch.sigmoid(margins(*x).double())).mean(), "At large differences"),
     (lambda *x: -F.logsigmoid(margins(*x)).mean().item(), "it has no gradient"),
     (lambda c, *x: -F.logsigmoid(margins(c.detach(), *x)).mean(), "Its gradient is not"),
     (lambda c, d, *x: -F.logsigmoid(margins(c, d.detach(), *x)).mean(), "Its gradient is not"),
@@ -639,6 +648,163 @@ def test_every_recorded_curve_shows_its_symptom():
     task = parts["closing task"]
     assert {row["kl"] for row in task} == {0.0} and task[-1]["ended"] < 0.05
     assert task[0]["length"] == healthy["length"][0] - 1
+
+
+# What students wrote, and a part of the hint that they should have got.
+
+
+def all_rows_rewarded(s, a, b, mask, beta):
+    r = -beta * (a - b) * mask
+    last = mask.sum(1).long() - 1
+    r[:, last] += s
+    return r
+
+
+def gae_of(delta_of):
+    def my_gae(rewards, values, mask, lam):
+        found = torch.zeros_like(rewards)
+        next_advantage = 0.0
+        next_value = 0.0
+        for t in reversed(range(rewards.shape[1])):
+            delta = delta_of(rewards[:, t], values[:, t], next_value, lam)
+            found[:, t] = (delta + lam * next_advantage) * mask[:, t]
+            next_advantage = found[:, t]
+            next_value = values[:, t] * mask[:, t]
+        return found
+    return my_gae
+
+
+def policy_loss_of(ratio_of, sign=-1):
+    def my_policy_loss(new, old, a, mask, clip):
+        ratio = ratio_of(new, old)
+        loss = torch.maximum(sign * a * ratio, sign * a * ratio.clamp(1 - clip, 1 + clip))
+        return (loss * mask).sum() / mask.sum()
+    return my_policy_loss
+
+
+def whitened_with_zeros(a, mask):
+    x = a * mask
+    return (x - x.mean()) / (x.var() + 1e-8).sqrt()
+
+
+def value_loss_turned(new, old, returns, mask, clip):
+    near = old + (old - new).clamp(-clip, clip)
+    return 0.5 * (torch.maximum((new - returns) ** 2, (near - returns) ** 2) * mask).sum() / mask.sum()
+
+
+def value_loss_per_row(new, old, returns, mask, clip):
+    near = old + (new - old).clamp(-clip, clip)
+    return 0.5 * (torch.maximum((new - returns) ** 2, (near - returns) ** 2) * mask).sum() / len(mask)
+
+
+def kl_in_float32(reduced, u=(torch.arange(1_000) + 0.5) / 1_000):
+    return lambda n: reduced(n * u ** (n - 1))
+
+
+SLIPS = [
+    ("next_token_loss", lambda x, ids: -x[:-1].log_softmax(-1)[:, ids[1:]].mean(), "index the rows"),
+    ("sample", lambda x, t, u: (without_pad(x).softmax(-1) / t).cumsum(-1).gt(u).nonzero()[0],
+     "Divide the logits"),
+    ("sample", lambda x, t, u: ((without_pad(x) / t).softmax(-1) > u).nonzero()[0], "with cumsum"),
+    ("parameters", 271_488, "The linear layers have biases"),
+    ("parameters", 273_664, "one more layer norm"),
+    ("parameters", 271_487, "It is not 271487."),
+    ("mask", lambda p, n, T: [int(p <= t < n) for t in range(T - 1)], "Both ends are one too far"),
+    ("mask", lambda p, n, T: [int(p <= t + 1 < p + 3) for t in range(T - 1)], "not change with n."),
+    ("ranking_loss", lambda s, r: -torch.log(torch.sigmoid(score_differences(s, r))).mean(),
+     "Use F.logsigmoid"),
+    ("ranking_loss", lambda s, r: -(score_differences(s, r).sigmoid() + 1e-8).log().mean(),
+     "Use F.logsigmoid"),
+    ("ranking_loss", lambda s, r: torch.log(1 + torch.exp(-score_differences(s, r))).mean(),
+     "Use F.logsigmoid"),
+    ("ranking_loss", lambda s, r: -torch.log(torch.sigmoid(score_differences(s, r))).sum(),
+     "This is a sum"),
+    ("ranking_loss", lambda s, r: -torch.log(torch.sigmoid(-score_differences(s, r))).mean(),
+     "the wrong way round"),
+    ("token_rewards", all_rows_rewarded, "Index the rows, too"),
+    ("token_rewards", lambda s, a, b, mask, beta: solutions()["token_rewards"](s, a, b, mask, 0.2),
+     "not change with beta."),
+    ("k3", lambda a, b: torch.exp(a - b) - 1 + (a - b), "exp takes -k1"),
+    ("gae", gae_of(lambda r, v, n, lam: r - v), "The next value is missing"),
+    ("gae", gae_of(lambda r, v, n, lam: r + n), "The value of the token itself is missing"),
+    ("gae", gae_of(lambda r, v, n, lam: r + lam * n - v), "lambda does not belong in delta_t"),
+    ("gae", gae_of(lambda r, v, n, lam: r + v - n), "are exchanged"),
+    ("gae", lambda r, v, mask, lam: solutions()["gae"](r, v, mask, 0.95), "not change with lam."),
+    ("policy_loss", policy_loss_of(lambda new, old: new - old), "difference of the log-prob"),
+    ("policy_loss", policy_loss_of(lambda new, old: new / old), "Their quotient is not"),
+    ("policy_loss", policy_loss_of(lambda new, old: (new - old).exp(), 1), "lack their minus sign"),
+    ("policy_loss", lambda a, b, c, d, clip: solutions()["policy_loss"](a, b, c, d, 0.2),
+     "not change with clip."),
+    ("whitened", whitened_with_zeros, "The mean and the variance include padding"),
+    ("whitened", lambda a, mask: whitened_by_index(a, mask)[mask > 0], "in one row"),
+    ("value_loss", value_loss_turned, "the wrong way round"),
+    ("value_loss", value_loss_per_row, "divides by the number of responses"),
+    ("win_rate", lambda v: (statistics.mean(v), 1.96 * statistics.variance(v) / len(v) ** 0.5),
+     "This uses the variance"),
+    ("cosine", lambda t, steps, peak: solutions()["cosine"](t, 80, peak), "not change with steps."),
+    ("cosine", lambda t, steps, peak: solutions()["cosine"](t, steps, 0.01), "not change with peak."),
+    ("share_of_ceiling", lambda win, top: (win - 0.5) / 0.16, "not change with top."),
+    ("best_of_n_kl", kl_in_float32(lambda d: d.log().mean()), "Weight each u"),
+    ("best_of_n_kl", kl_in_float32(lambda d: (d * d.log()).sum()), "Divide by their number"),
+    ("best_of_n_kl", kl_in_float32(lambda d: (d * d.log()).mean(), torch.linspace(0, 1, 1_001)),
+     "a logarithm of 0"),
+    ("rloo_advantages", lambda r, k: (groups_of(r, k) - (
+        groups_of(r, k).sum(0, keepdim=True) - groups_of(r, k)) / (k - 1)).flatten(), "dimension 1"),
+    ("rloo_advantages", lambda r, k: (r.view(k, -1) - (
+        r.view(k, -1).sum(1, keepdim=True) - r.view(k, -1)) / (k - 1)).flatten(), "`view(k, -1)`"),
+    ("rloo_advantages", lambda r, k: solutions()["rloo_advantages"](r, 4), "not change with k."),
+    ("grpo_advantages", lambda r, k: (groups_of(r, k) - groups_of(r, k).mean(1, keepdim=True)
+                                      / (spread(r, k) + 1e-4)).flatten(), "in parentheses"),
+    ("grpo_advantages", lambda r, k: solutions()["grpo_advantages"](r, 4), "not change with k."),
+    ("dpo_loss", lambda c, d, rc, rd, beta: -F.logsigmoid(beta * ((c - rc) - (d - rd)).sum(0)).mean(),
+     "This sums over the pairs"),
+    ("dpo_loss", lambda c, d, rc, rd, beta: solutions()["dpo_loss"](c, d, rc, rd, 0.5),
+     "not change with beta."),
+    ("dpo_loss", lambda *x: -torch.log(torch.sigmoid(margins(*x))).sum(), "This is a sum over pairs"),
+]
+
+
+def without_pad(logits):
+    return torch.cat([logits[:-1], torch.tensor([-torch.inf])])
+
+
+@pytest.mark.parametrize("name, slip, hint", SLIPS)
+def test_what_a_student_got_wrong_has_its_hint(name, slip, hint, capsys):
+    assert not checked(name, slip)
+    assert hint in capsys.readouterr().out
+
+
+EXTREME = {"ranking_loss", "dpo_loss", "whitened", "grpo_advantages"}       # some cases are
+
+
+@pytest.mark.parametrize("name", exercises.MISTAKES)
+def test_a_mistake_is_finite_and_differs_from_the_right_answer(name, monkeypatch):
+    """nan equals nan: a mistake that is nan would be recognised by its test and in no student's code.
+
+    Where some cases are extreme, a mistake may divide 0 by 0 there or be infinite."""
+    def compare(student, right, mistakes, cases, also=(), trained=(), extreme=""):
+        for hint, mistake in mistakes:
+            finite = differs = 0
+            for case in cases:
+                found, expected = (exercises.outcome(f, case, trained) for f in (mistake, right))
+                finite += bool(torch.isfinite(exercises.flat(found)).all())
+                differs += not exercises.same(found, expected)
+            assert differs and finite >= (1 if name in EXTREME else len(cases)), (hint, finite)
+        return True
+    monkeypatch.setattr(exercises, "compare", compare)
+    assert checked(name, solutions()[name])
+
+
+def test_two_numbers_that_look_alike_get_more_digits(capsys):
+    assert not checked("perplexity", lambda loss: math.exp(loss) * 1.000_2)
+    mine, ours = re.findall(r"\d+\.\d+", capsys.readouterr().out)
+    assert mine != ours
+
+
+def test_steps_in_float32_are_near_enough_to_the_integral(capsys):
+    for u in (torch.arange(0.0005, 1, 0.001), (torch.arange(1_000) + 0.5) / 1_000,
+              torch.linspace(0.0005, 0.9995, 1_000)):
+        assert checked("best_of_n_kl", kl_in_float32(lambda d: (d * d.log()).mean(), u))
 
 
 def test_a_sum_over_steps_is_near_enough_to_the_integral(capsys):

@@ -175,7 +175,7 @@ def test_input_huge_output_and_errors_give_a_remark(tmp_path):
         "my_sample": "def my_sample(:"}
     _, points, remark, failed = graded(handed_in(tmp_path, 0, answers))
     assert points == [0, possible(lesson_of(0))[1], 0, "-"] and not failed
-    assert remark == ("1 cells are not Python; 1 of 4 not begun; my_number: EOFError: EOF when "
+    assert remark == ("1 cell is not Python; 1 of 4 not begun; my_number: EOFError: EOF when "
                       "reading a line")
 
 
@@ -193,6 +193,14 @@ BROKEN = {
     "no exercise": b'{"cells": [{"cell_type": "code", "source": ["print(1)"]}]}',
     "deep": b"[" * 100_000,
 }
+
+
+@pytest.mark.parametrize("content, reason", [
+    (b'{"cells": [{"cell_type": "co', "^not a notebook$"), (b'{"cells": "\xff"}', "^not a text in UTF-8$")])
+def test_a_file_that_is_cut_off_is_not_called_a_wrong_encoding(content, reason, tmp_path):
+    (tmp_path / "x.ipynb").write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        grade.cells_of(tmp_path / "x.ipynb")
 
 
 def test_broken_files_end_in_a_row_and_exit_code_1(tmp_path, monkeypatch, capsys):

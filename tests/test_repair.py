@@ -5,6 +5,7 @@ import io
 import pytest
 
 from data.files import UserError
+from data.flags import guarded
 from notebooks import repair
 from notebooks.repair import PHASES, REST, ROOT
 
@@ -65,6 +66,34 @@ def test_each_wrong_line_alone_is_named_and_nothing_else(phase, bug, tmp_path, c
     assert f"Read {phase.function}." in capsys.readouterr().out
 
 
+WRONG_REPAIRS = {       # function -> what a student changed in it, and the result that shows it
+    "batch_of": [("positions < response_lengths[:, None]).float()",
+                  "positions < response_lengths[:, None] + 1).float()", "mask"),
+                 ("positions < response_lengths[:, None]).float()",
+                  "positions < response_lengths[:, None])", "mask")],
+    "token_rewards": [("rewards = -beta * (logprobs - ref_logprobs) * mask",
+                       "rewards = -beta * (logprobs - ref_logprobs) * mask * 2", "rewards"),
+                      ("rewards.scatter_add(1, last[:, None], scores[:, None])",
+                       "rewards.scatter_add(1, 0 * last[:, None] - 1 + mask.shape[1], scores[:, None])",
+                       "rewards")],
+    "gae": [("(delta + gamma * lam * next_advantage)", "(delta + gamma * next_advantage)",
+             "raw_advantages")],
+}
+
+
+@pytest.mark.parametrize("function, old, new, key", [
+    (function, *change) for function, changes in WRONG_REPAIRS.items() for change in changes])
+def test_a_wrong_repair_does_not_get_the_symptom_of_the_wrong_line(function, old, new, key, tmp_path, capsys):
+    """It is no longer wrong in the way of the symptom. The phase is named, and the result."""
+    found = verdicts(tmp_path, replaced((old, new)))
+    phase, = [phase for phase in PHASES if found[phase.title]]
+    assert phase.function == function and found[phase.title] == f"Look at this: {key}."
+    assert not found[REST]
+    repair.report("my_ppo.py", found, hint=False)
+    said = capsys.readouterr().out
+    assert "No longer as before, but not right yet." in said and phase.symptom not in said
+
+
 def test_all_five_are_found_at_once_and_the_repaired_file_is_right(tmp_path, capsys):
     found = verdicts(tmp_path, repair.broken_text())
     assert [title for title in found if not found[title]] == [REST]
@@ -117,6 +146,7 @@ NEW_MISTAKES = {        # in what was right before, and what the check points at
     "the ratio": ('steps[0]["ratio"]', 'steps[-1]["ratio"]'),
     "the warm-up": ("round(0.02 * iterations)", "round(20 * iterations)"),
     "the prompts": ("queue = queue[config.rollout_size:]", "pass"),
+    "a default": ("lr_norm: float = 0.03", "lr_norm: float = 0.3"),
     "kl_to_reference": ("(k1 * batch[\"mask\"]).sum(1).mean().item()", "k1.mean().item()"),
 }
 
@@ -168,6 +198,20 @@ def test_a_loop_without_an_end_is_stopped(tmp_path):
     path.write_text("while True:\n    pass\n", encoding="utf-8", newline="\n")
     with pytest.raises(UserError, match="stopped after 10 s"):
         repair.check(str(path), limit=10)
+
+
+def test_a_function_without_an_end_is_stopped_with_exit_code_2(tmp_path, monkeypatch, capsys):
+    """The limit is that of the command, cut short here."""
+    assert repair.LIMIT <= 60
+    path = tmp_path / "my_ppo.py"
+    text = replaced(("    advantages = torch.zeros_like(rewards)", "    while True:\n        pass\n    advantages = rewards"))
+    path.write_text(text, encoding="utf-8", newline="\n")
+    monkeypatch.setattr("sys.argv", ["repair", str(path)])
+    monkeypatch.setattr(repair.check, "__defaults__", (False, 15))
+    with pytest.raises(SystemExit) as caught:
+        guarded(repair.main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.strip().endswith("stopped after 15 s. Is there a loop without an end?")
 
 
 @pytest.mark.parametrize("name", ["none.py", "."])
