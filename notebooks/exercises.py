@@ -198,7 +198,11 @@ def unchanged(function, case, changed):
 
 def name_of(function, place):
     """Return the name of a function's argument."""
-    names = list(inspect.signature(function).parameters)
+    try:
+        arguments = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):                         # some built-in functions have none
+        arguments = ()
+    names = [argument.name for argument in arguments if argument.kind != argument.VAR_POSITIONAL]
     return names[place] if place < len(names) else f"argument {place + 1}"
 
 
