@@ -1,10 +1,11 @@
 """Exercises that check themselves: `exercises.check_gae(my_gae)` tells a student what is wrong.
 
-A check runs the student's function and the script's own on the same inputs. There are three
+A check runs the student's function and the script's own on the same inputs. There are four
 outcomes:
 
 - The results agree: "Right."
 - The student's function does what one of the known MISTAKES does: the hint for that mistake.
+- An argument is ignored or has a fixed number in its place: the name of the argument.
 - Anything else: the first input on which the two functions differ.
 
 A check prints one line, returns True or False, and never raises. Solutions are in solutions.md.
@@ -180,21 +181,28 @@ def ignored(student, right, cases):
                     found.add(unchanged(student, case, changed))
             except Exception:
                 continue                        # sizes do not fit, or the student's code fails
-        if found == {True}:
+        if found - {None} == {True}:
             return name_of(student, place)
     return ""
 
 
 def unchanged(function, case, changed):
-    """Return whether a function gives the same for two cases."""
+    """Return whether a function gives the same for two cases, or None if it is not finite."""
     before, _ = outcome(function, case, ())
     after, _ = outcome(function, changed, ())
+    numbers = flat([before, after])
+    if numbers is not None and not numbers.isfinite().all():
+        return None
     return same(before, after)
 
 
 def name_of(function, place):
     """Return the name of a function's argument."""
-    names = list(inspect.signature(function).parameters)
+    try:
+        arguments = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):                         # some built-in functions have none
+        arguments = ()
+    names = [argument.name for argument in arguments if argument.kind != argument.VAR_POSITIONAL]
     return names[place] if place < len(names) else f"argument {place + 1}"
 
 

@@ -203,8 +203,8 @@ def picture_figure_1(rows, axes):
         axis.axhline(0.5, color=GREY, linewidth=0.7, linestyle=":")
         label = f"preferred to the largest {TITLES[rival]}"
         axis.set(xscale="log", ylim=(0, 1), xlabel="parameters", ylabel=label)
+        axis.set_title("bars: lowest to highest of the seeds", fontsize=9)
     axes[0].legend(frameon=False, fontsize=8)
-    axes[1].set_title("bars: lowest to highest of the seeds", fontsize=9)
     return sentence_figure_1(rows)
 
 
@@ -289,9 +289,12 @@ def picture_metadata(rows, axes):
     """Draw what is in the responses, by model (Figure 4 and section 4.2)."""
     for axis, part in zip(axes, (METADATA[:3], METADATA[3:5], METADATA[5:])):
         draw_shares(axis, rows, part)
+        axis.set_title("lines: lowest to highest of the seeds", fontsize=9)
     axes[1].legend(frameon=False, fontsize=8)
-    axes[0].set_title("lines: lowest to highest of the seeds", fontsize=9)
     return sentence_metadata(rows)
+
+
+HATCHES = ("", "//", "", "..", "\\\\", "xx")    # of MODELS: tell bars apart without colour
 
 
 def draw_shares(axis, rows, part):
@@ -304,7 +307,7 @@ def draw_shares(axis, rows, part):
         places = [group + (i - 2.5) * 0.14 for group in groups]
         axis.bar(
             places, means, 0.13, color=COLOURS[name], label=TITLES[name], capsize=1, yerr=errors,
-            error_kw={"linewidth": 0.8})
+            error_kw={"linewidth": 0.8}, hatch=HATCHES[i], edgecolor="white", linewidth=0)
         for place, mean, above in zip(places, means, errors[1]):
             if mean < 0.001:            # a bar that cannot be seen
                 axis.text(place, mean + above, "0", ha="center", va="bottom", fontsize=8)
@@ -425,6 +428,10 @@ def picture_alignment_tax(rows, axes):
     axes[1].set_xticks(range(len(names)), ticks)
     draw_sweep(axes[2], rows, "gamma", GAMMAS, "PPO-ptx, times our gamma_ptx", BLUE, "o")
     draw_sweep(axes[2], rows, "beta", (1.0, *RAISED), "PPO, times our beta", ORANGE, "s")
+    if "ppo" in known:
+        place = [mean_by_seed(rows, "ppo", "corpus_loss")]
+        spread(axes[2], place, rows, ["ppo"], "utility", linestyle="", marker="D", color=GREY,
+               markersize=8, label="PPO, a point of both")
     axes[2].set(xlabel="corpus loss (nats per token)", ylabel="gold utility", xmargin=0.1)
     axes[2].legend(frameon=False, fontsize=8, loc="lower right")
     return tax_in_words(rows, names)

@@ -187,7 +187,8 @@ def show_tokens(tokens, values, label, limit=None):
         y = -(i // per_line)
         axis.add_patch(plt.Rectangle((x, y), 0.97, 0.9, color=blue(value, limit)))
         text = token.replace("\n", "\\n").replace("<|endoftext|>", "<end>")
-        axis.text(x + 0.48, y + 0.58, text, ha="center", va="center", fontsize=10)
+        size = min(10, 70 / max(len(text.strip()), 1))      # a long token fits into its cell
+        axis.text(x + 0.48, y + 0.58, text, ha="center", va="center", fontsize=size)
         if value is not None:
             axis.text(x + 0.48, y + 0.2, f"{value:.2f}", ha="center", va="center", fontsize=8)
     axis.set(xlim=(0, per_line), ylim=(1 - n_lines, 1), title=label)

@@ -575,7 +575,9 @@ STYLES = {              # colour, line style and marker of each curve
 }
 for method in METHODS:
     alike = [other for other in METHODS if other.colour == method.colour]
-    STYLES[method.name] = (method.colour, ["-", "--", ":"][alike.index(method)], "s")
+    kinds = list(dict.fromkeys(other.colour for other in METHODS))
+    line = ("-", "--", ":")[alike.index(method)]
+    STYLES[method.name] = (method.colour, line, "s^vDP"[kinds.index(method.colour)])
 # The variants are left out of the curves, which would hide each other
 CURVES = ("PPO", "PPO-ptx", "REINFORCE", "RLOO", "GRPO", "DPO", "distillation, 3 rounds",
           "best of n")
@@ -615,11 +617,13 @@ def picture_methods(rows, axes):
         colour, line, marker = STYLES[name]
         points = list(map(smooth_curve, by_seed(rows, name, "curve")))
         distance, gold = np.mean(points, axis=0)
-        axes[0].plot(distance, gold, color=colour, linestyle=line, marker=marker, markersize=3,
+        axes[0].plot(distance, gold, color=colour, linestyle=line, marker=marker, markersize=4,
                      label=name)
     axes[0].set(xlabel="sqrt(KL to the reference)", ylabel="gold utility (best of n: new prompts)",
-                xlim=(-0.05, 2.3), title="The course of training; best of n by n")
-    axes[0].legend(frameon=False, fontsize=7, loc="center right")
+                title="The course of training; best of n by n")
+    low, high = axes[0].get_ylim()
+    axes[0].set_ylim(bottom=low - 0.25 * (high - low))          # room for the legend
+    axes[0].legend(frameon=False, fontsize=7, loc="lower right", ncol=2, handlelength=3)
     trained = [name for name in names if name != "best of n"]
     for axis, key, title in ((axes[1], "utility", "gold utility, new prompts"),
                              (axes[2], "seconds", "seconds of training, seed 1, one thread")):

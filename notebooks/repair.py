@@ -299,8 +299,17 @@ def difference(found, expected):
     for key in expected:
         tolerance = 0.02 if "train_policy" in key else 1e-3
         if key not in found or not close(found[key], expected[key], tolerance):
-            return key
+            return key + other_type(found.get(key), expected[key])
     return ""
+
+
+def other_type(x, y):
+    """Return both types of a tensor that has integers for floats or the reverse, else ""."""
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+        return ""
+    if x.is_floating_point() == y.is_floating_point():
+        return ""
+    return f" ({x.dtype}, not {y.dtype})"
 
 
 def close(x, y, tolerance):

@@ -752,6 +752,9 @@ SLIPS = [
         groups_of(r, k).sum(0, keepdim=True) - groups_of(r, k)) / (k - 1)).flatten(), "dimension 1"),
     ("rloo_advantages", lambda r, k: (r.view(k, -1) - (
         r.view(k, -1).sum(1, keepdim=True) - r.view(k, -1)) / (k - 1)).flatten(), "`view(k, -1)`"),
+    ("perplexity", lambda loss: math.nan, "a logarithm of 0"),
+    ("perplexity", lambda loss: 2.0, "not change with loss."),
+    ("gap_closed", lambda *case: 2.0 * case[1], "not change with argument 1."),
     ("rloo_advantages", lambda r, k: solutions()["rloo_advantages"](r, 4), "not change with k."),
     ("grpo_advantages", lambda r, k: (groups_of(r, k) - groups_of(r, k).mean(1, keepdim=True)
                                       / (spread(r, k) + 1e-4)).flatten(), "in parentheses"),

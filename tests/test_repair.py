@@ -70,7 +70,7 @@ WRONG_REPAIRS = {       # function -> what a student changed in it, and the resu
     "batch_of": [("positions < response_lengths[:, None]).float()",
                   "positions < response_lengths[:, None] + 1).float()", "mask"),
                  ("positions < response_lengths[:, None]).float()",
-                  "positions < response_lengths[:, None])", "mask")],
+                  "positions < response_lengths[:, None])", "mask (torch.bool, not torch.float32)")],
     "token_rewards": [("rewards = -beta * (logprobs - ref_logprobs) * mask",
                        "rewards = -beta * (logprobs - ref_logprobs) * mask * 2", "rewards"),
                       ("rewards.scatter_add(1, last[:, None], scores[:, None])",
