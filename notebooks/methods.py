@@ -175,8 +175,8 @@ METHODS = [
     Method("GRPO, KL in the loss", SKY, advantages="grpo", kl_in_loss=True),
     Method("DPO", "#CC79A7", lr=3e-4),
     Method("DPO, round 1", "#CC79A7", lr=3e-4, only_round_1=True),
-    Method("distillation", "#F0C75E", lr=1e-4, rounds=1),
-    Method("distillation, 3 rounds", "#F0C75E", lr=1e-4, rounds=3),
+    Method("distillation", "#F0C75E", lr=3e-4, rounds=1),
+    Method("distillation, 3 rounds", "#F0C75E", lr=3e-4, rounds=3),
 ]
 POLICIES = {"PPO": "ppo", "PPO-ptx": "ppo_ptx"}         # of the base run: their checkpoints
 # Whose learning rate was searched. The others take the rate of the first half of their name.
