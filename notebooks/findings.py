@@ -571,7 +571,7 @@ def picture_asked_to_be_rude(rows, axes):
     axes[2].set_xticks(places, list(PRIORITIES))
     axes[2].set(
         xlim=(-0.5, 1.5), ylim=(-1.03, 1.03), xlabel="priority of the labelers",
-        ylabel="toxic answers when asked: PPO less GPT prompted")
+        ylabel="toxic when asked: PPO less GPT prompted")
     return sentence_asked_to_be_rude(rows)
 
 
