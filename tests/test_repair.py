@@ -47,7 +47,7 @@ def test_the_written_file_has_five_wrong_lines_and_nothing_else_is_changed(tmp_p
 
 def test_what_a_student_has_repaired_is_never_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_ppo.py").write_text("mine", encoding="utf-8")
+    (tmp_path / "my_ppo.py").write_text("mine", encoding="utf-8", newline="\n")
     with pytest.raises(UserError, match="exists already"):
         repair.write_task()
     assert (tmp_path / "my_ppo.py").read_text(encoding="utf-8") == "mine"
