@@ -48,7 +48,8 @@ def handed_in(folder, number, answers, **also):
         if key in also:
             cells.insert(place, {"cell_type": "code", "source": also[key], "outputs": []})
     path = folder / "handed in.ipynb"
-    path.write_text(json.dumps({**notebook, "cells": cells}), encoding="utf-8")
+    path.write_text(json.dumps({**notebook, "cells": cells}), encoding="utf-8",
+                    newline="\n")
     return path
 
 
@@ -115,7 +116,8 @@ def test_answers_are_found_wherever_and_however_they_are_written(tmp_path):
         "import torch.nn.functional as nnf", "helper = nnf.cross_entropy"])
     path = handed_in(tmp_path, 0, {}, first=first, more=more, without="import")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    path.write_text(json.dumps({"cells": [*cells, *committed(0)["cells"]]}), encoding="utf-8")
+    path.write_text(json.dumps({"cells": [*cells, *committed(0)["cells"]]}), encoding="utf-8",
+                    newline="\n")
     assert graded(path)[1:3] == (possible(lesson_of(0)), "")
 
 
