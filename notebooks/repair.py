@@ -347,7 +347,7 @@ def what_is_right():
     wrong = {}
     with tempfile.TemporaryDirectory() as folder:
         broken = Path(folder) / "broken.py"
-        broken.write_text(broken_text(), encoding="utf-8")
+        broken.write_text(broken_text(), encoding="utf-8", newline="\n")
         for phase in PHASES:
             right[phase.title] = outputs(load_file(ROOT / "ppo.py"), phase, material)
             wrong[phase.title] = outputs(with_function(broken, phase), phase, material)
