@@ -140,6 +140,9 @@ def compare(student, right, mistakes, cases, also=(), trained=(), extreme=""):
         except Exception as error:                          # a student's code may fail in any way
             message, _, _ = str(error).partition("\n")
             return said(False, f"Your function raises {type(error).__name__}: {message}")
+        if found[0] is None and outcomes:
+            return said(False, f"Your function returns nothing on input {len(outcomes) + 1} of "
+                               f"{len(cases)}, and a result on those before.")
         if found[0] is None:
             return said(False, "Your function returns nothing. Replace the ... with your answer "
                                "and end with `return`.")
@@ -280,6 +283,8 @@ MISTAKES["next_token_loss"] = [
     ("Row t of the logits predicts token t + 1. Here the targets are shifted the other way: it "
      "predicts token t - 1.",
      lambda logits, ids: F.cross_entropy(logits[1:], ids[:-1])),
+    ("The target of row t is token t + 1. Here it is token t itself.",
+     lambda logits, ids: F.cross_entropy(logits[:-1], ids[:-1])),
     ("The sign is wrong. The loss is minus the mean log-probability, so it is positive.",
      lambda logits, ids: -next_token_loss(logits, ids)),
     (NO_GRADIENT,
@@ -516,6 +521,8 @@ def masked_loss(logits, idx, mask):
 MISTAKES["masked_loss"] = [
     ("This is a mean over all targets. Divide by the number of response tokens.",
      lambda logits, idx, mask: (token_losses(logits, idx) * mask).mean()),
+    ("This is divided by the number of responses. Divide by the number of response tokens.",
+     lambda logits, idx, mask: summed_loss(logits, idx, mask) / len(mask)),
     ("This gives short and long responses the same weight. Take the mean over tokens, not over "
      "responses.",
      loss_per_response),
@@ -630,7 +637,7 @@ def check_epoch(my_epoch):
         table = []
         for epoch in rng.sample(range(1, n + 1), n):
             table.append({"epoch": epoch, "valid_loss": 0.5 - rng.random() / 20,
-                          "score": rng.random(), "gold": 0.7 + rng.random() / 10})
+                          "score": rng.random() / 20, "gold": 0.7 + rng.random() / 10})
         cases.append((table,))
     return compare(my_epoch, best_epoch, MISTAKES["epoch"], cases)
 
@@ -1595,7 +1602,8 @@ def wobbling_curve(peak, rng):
         proxy = 1 - math.exp(-i / 8) + rng.uniform(0, 0.05)
         gold = 0.7 + kl * (2 * peak - kl) / 100 + rng.uniform(-0.02, 0.02)
         curve.append({"kl": kl, "proxy": proxy, "gold": gold})
-    curve[3]["gold"] = curve[2]["gold"] - 0.01              # an early fall that is not the peak
+    early = rng.choice((2, 3, 4))
+    curve[early]["gold"] = curve[early - 1]["gold"] - 0.01  # an early fall that is not the peak
     curve[-1]["proxy"] = 0.7                                # the proxy is not highest at the end
     return curve
 

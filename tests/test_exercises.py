@@ -949,3 +949,25 @@ def test_a_lesson_is_ready_to_teach(path):
     _, _, discussion = texts[-1].partition("## To discuss\n")
     questions = re.findall(r"^\d\. ", discussion, re.M)
     assert 2 <= len(questions) <= 4 and discussion.count("<details>") == len(questions)
+
+
+@pytest.mark.parametrize("key, weight", [("valid_loss", -1), ("gold", 1)])
+def test_an_epoch_is_not_chosen_by_the_score_and_another_column(key, weight, capsys):
+    """All columns have about the same spread, so that another column decides somewhere."""
+    def chosen(table):
+        return max(table, key=lambda row: row["score"] + weight * row[key])["epoch"]
+    assert not exercises.check_epoch(chosen)
+
+
+def test_a_stop_at_the_first_fall_is_not_called_independent_of_the_curve(capsys):
+    def first_fall(curve):
+        golds = [point["gold"] for point in curve]
+        return next(i for i in range(1, len(golds)) if golds[i] < golds[i - 1])
+    assert not exercises.check_stop(first_fall)
+    assert "does not change" not in capsys.readouterr().out
+
+
+def test_nothing_on_some_inputs_is_not_called_unwritten(capsys):
+    answers = iter([solutions()["perplexity"], lambda loss: None])
+    assert not exercises.check_perplexity(lambda loss: next(answers)(loss))
+    assert "returns nothing on input 2 of" in capsys.readouterr().out
