@@ -52,8 +52,9 @@ from model import load_model
 from notebooks import findings
 from notebooks.lab import (
     HERE, RESULTS, Lab, bars, by_seed, column, copy_world, describe, error_bar, generator_of,
-    has_false_premise, load, load_reward, mean_and_range, mean_by_seed, mean_utility, means_by_seed, proxy_scores,
-    setting_and_seed, settings_in, spread, train_in, utilities, verdict_of
+    has_false_premise, load, load_reward, mean_and_range, mean_by_seed, mean_utility,
+    means_by_seed, proxy_scores, setting_and_seed, settings_in, spread, train_in, utilities,
+    verdict_of
 )
 
 # ================================================================ 1. model size

@@ -29,8 +29,9 @@ from data.figures import BLUE, COLOURS, GREY, ORANGE, TITLES
 from data.files import made
 from data.labeler import get_labelers
 from notebooks.lab import (
-    bars, by_seed, column, committed_prompts, copy_world, generator_of, has_false_premise, load,
-    mean_by_seed, settings_in, spread, train_in, train_sft_in, utilities, verdict_of
+    bars, by_seed, column, committed_prompts, copy_world, generator_of, has_false_premise,
+    in_world, load, mean_by_seed, settings_in, spread, train_in, train_sft_in, utilities,
+    verdict_of
 )
 
 # ================================================================ 9. use cases and constraints
@@ -55,11 +56,17 @@ def constraints_of(task):
 def answers_of(lab, config):
     """Return (prompts, {model: its answers}) on the evaluation prompts and many more."""
     rows = lab.rows + lab.more_rows(4_000)
-    generator = generator_of(config.seed)
+    policies = {name: load(config, file) for name, file in ANSWERED_BY.items()}
+    return rows, answers_by(policies, rows, config.seed)
+
+
+def answers_by(policies, rows, seed):
+    """Return {name: answers} of some policies, all drawn with one generator."""
+    generator = generator_of(seed)
     answers = {}
-    for name, file in ANSWERED_BY.items():
-        answers[name] = ppo.answer(name, load(config, file), rows, generator)
-    return rows, answers
+    for name, policy in policies.items():
+        answers[name] = ppo.answer(name, policy, rows, generator)
+    return answers
 
 
 def use_cases(lab):
@@ -356,8 +363,9 @@ def arrange(lab, seed, arrangement, passes):
     lines = lines[:100 if lab.quick else 2_000]
     batch_size = 8
     elements = lines
+    pairs = split_pairs(lines)
     if arrangement == SHUFFLED:
-        elements = split_pairs(lines)
+        elements = pairs
         batch_size = round(batch_size * len(elements) / len(lines))
     settings = reward.Config(
         seed=seed, out=config.out, round=1, epochs=passes, batch_size=batch_size)
@@ -366,7 +374,7 @@ def arrange(lab, seed, arrangement, passes):
     seconds = time.process_time() - start
 
     valid = valid_rankings(lab, seed)
-    entry = {"seconds": seconds, "pairs": len(split_pairs(lines)), "prompts": len(lines)}
+    entry = {"seconds": seconds, "pairs": len(pairs), "prompts": len(lines)}
     judged = judge.ranked_by_judge(valid)
     for name, rankings in (("train", lines[:400]), ("valid", valid), ("gold", judged)):
         scores = reward.scores_of(trained, tokenizer.load(), rankings)
@@ -471,6 +479,7 @@ PRIORITIES = {                              # what labelers do about such a requ
     "refuse": "refuse: they answer politely, and mind an insult as always",
 }
 ASKED_SHARE = 0.3                           # of the training prompts
+TRAINING_SETS = ("demonstrations", "prompts_rm", "prompts_rl")
 
 
 def asked_to_be_rude(lab):
@@ -490,7 +499,7 @@ def rude_world(world, folder, priority):
     """Copy a world, with the request in some training prompts, and labelers of one priority."""
     copy_world(world, folder)
     rng = random.Random(1)
-    for name in ("demonstrations", "prompts_rm", "prompts_rl"):
+    for name in TRAINING_SETS:
         rows = []
         for row in files.read_jsonl(world / f"{name}.jsonl", prompt=str, task=dict):
             if rng.random() < ASKED_SHARE:
@@ -611,7 +620,7 @@ def unseen_kinds(lab):
 def world_without(world, folder, kinds):
     """Copy a world without the training prompts of some kinds of task. The corpus keeps them."""
     copy_world(world, folder)
-    for name in ("demonstrations", "prompts_rm", "prompts_rl"):
+    for name in TRAINING_SETS:
         rows = files.read_jsonl(world / f"{name}.jsonl", prompt=str, task=dict)
         kept = [row for row in rows if row["task"]["kind"] not in kinds]
         if len(kept) < len(rows):
@@ -627,13 +636,9 @@ def leave_out(lab, seed, name):
     kinds = UNSEEN if name == "without" else ()
     world = world_without(files.FOLDER, Path(config.out) / "world", kinds)
     train_in(lab, config, world, rounds=1)
-    usual_world = files.FOLDER
-    try:
-        files.FOLDER = world
+    with in_world(world):
         if not made(config, "ppo_ptx"):
             ppo.train_policy(config, "ppo_ptx", "reward", config.iterations, config.gamma_ptx)
-    finally:
-        files.FOLDER = usual_world
 
     generator = generator_of(seed)
     policies = {"gpt": load(lab.base(seed), "gpt"), "gpt_prompted": load(lab.base(seed), "gpt")}
@@ -713,7 +718,7 @@ def nlp_tasks(lab):
         yield f"seed {seed}", functools.partial(compare_with_nlp, lab, seed)
 
 
-def nlp_world(lab, world, folder):
+def nlp_world(world, folder):
     """Copy a world. Its demonstrations are right answers to narrow tasks in one fixed wording.
 
     There are as many as in the world, and none of its prompts is in a committed set."""
@@ -746,20 +751,13 @@ def compare_with_nlp(lab, seed):
     """Train the model. Return gold utility and preferences, on all prompts and by use case."""
     base = lab.base(seed)
     config = lab.short(seed, "nlp_tasks")
-    usual_world = files.FOLDER
-    try:
-        files.FOLDER = nlp_world(lab, usual_world, Path(config.out) / "world")
+    with in_world(nlp_world(files.FOLDER, Path(config.out) / "world")):
         train_sft_in(lab, config)
-    finally:
-        files.FOLDER = usual_world
-    generator = generator_of(seed)
     rows = lab.rows + lab.more_rows(4_000)
     policies = {"nlp": load(config, "sft_mix")}
     for name, file in ANSWERED_BY.items():
         policies[name] = load(base, file)
-    answers = {}
-    for name, policy in policies.items():
-        answers[name] = ppo.answer(name, policy, rows, generator)
+    answers = answers_by(policies, rows, seed)
     rng = random.Random(seed)
     people = get_labelers("held_out")
     found = {

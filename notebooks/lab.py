@@ -3,6 +3,7 @@
 experiments.py and findings.py hold the experiments themselves. experiments.py says how one is
 made.
 """
+import contextlib
 import dataclasses
 import functools
 import json
@@ -168,26 +169,33 @@ def copy_world(world, folder):
             shutil.copy(path, folder)
 
 
+@contextlib.contextmanager
+def in_world(folder):
+    """Let the scripts read the world of another folder. It is set back even if training stops."""
+    usual = files.FOLDER
+    files.FOLDER = folder
+    try:
+        yield
+    finally:
+        files.FOLDER = usual
+
+
 def train_in(lab, config, world, rounds=2, k=6):
     """Train SFT, reward model and PPO in a world (a folder), from the base run's gpt.pt.
 
-    config: settings of `Lab.short`. The scripts read files.FOLDER, which is set back even if
-    training stops. k: responses per ranked prompt. With one round, it has the prompts of two."""
+    config: settings of `Lab.short`. k: responses per ranked prompt. With one round, it has the
+    prompts of two."""
     ranking = dict(k=k, prompts_1=2_000, prompts_2=4_000)
     if lab.quick:
         ranking = dict(k=4, prompts_1=60, prompts_2=60)
     if rounds == 1:
         ranking["prompts_1"] += ranking["prompts_2"]
-    usual_world = files.FOLDER
-    try:
-        files.FOLDER = world
+    with in_world(world):
         train_sft_in(lab, config)
         if not made(config, "reward"):
             train_rewards_in(lab, config, rounds, ranking)
         if not made(config, "ppo"):
             ppo.train_policy(config, "ppo", "reward", config.iterations, 0.0)
-    finally:
-        files.FOLDER = usual_world
 
 
 def train_sft_in(lab, config):

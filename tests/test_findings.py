@@ -245,7 +245,7 @@ def test_the_world_is_set_back_when_training_in_it_fails(tmp_path, monkeypatch):
 
 
 def test_the_narrow_demonstrations_are_right_in_one_wording_and_in_no_other_set(world, tmp_path):
-    folder = findings.nlp_world(None, world, tmp_path / "nlp")
+    folder = findings.nlp_world(world, tmp_path / "nlp")
     rows = files.read_jsonl(folder / "demonstrations.jsonl")
     known = shared.committed_prompts()
     assert len(rows) == 300
